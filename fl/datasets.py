@@ -1,0 +1,275 @@
+"""Named data sets as uint8 arrays.
+
+`digits` comes with scikit-learn. The others are TensorFlow Datasets' own: read from its data
+directory, downloaded by it, or prepared there from the original files:
+
+    python -m fl.datasets prepare fashion_mnist --raw /usr/share/datasets/fashion-mnist
+
+Decoding takes a while, so the arrays are kept in `<data directory>/fl_cache/<name>.npz`. That file
+alone is enough to load a data set, without TensorFlow Datasets, on any machine.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import uuid
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fl import prepare_datasets
+from fl.prepare_datasets import DatasetUnavailableError
+
+NAMES = ("digits", "fashion_mnist", "cifar10", "svhn_cropped")
+ALIASES = {
+    "mnist": "fashion_mnist",  # as the published commands call it
+    "fmnist": "fashion_mnist",
+    "cifar": "cifar10",
+    "svhn": "svhn_cropped",
+}
+CLASSES = 10
+
+
+class Dataset(NamedTuple):
+    """A data set in memory. Sample order is fixed, see `load`."""
+
+    name: str  # canonical name
+    train_images: np.ndarray  # uint8 [samples, height, width, channels]
+    train_labels: np.ndarray  # int32 [samples], 0..9
+    test_images: np.ndarray  # uint8 [samples, height, width, channels]
+    test_labels: np.ndarray  # int32 [samples], 0..9
+    scale: float  # the pixel value that stands for 1.0
+
+
+def canonical_name(name: str) -> str:
+    """Return a data set's name in `NAMES`, given that or an alias.
+
+    Args:
+      name: a name of `NAMES` or `ALIASES`.
+
+    Raises:
+      ValueError: there is no such data set.
+    """
+    name = ALIASES.get(name, name)
+    if name not in NAMES:
+        aliases = ", ".join(f"{alias} = {known}" for alias, known in ALIASES.items())
+        raise ValueError(f"no data set {name!r}: choose from {', '.join(NAMES)} ({aliases})")
+    return name
+
+
+def load(name: str, data_dir: str | Path | None = None) -> Dataset:
+    """Load a data set, downloading or decoding it where that has not been done yet.
+
+    Samples come in the same order everywhere. `digits`: as scikit-learn stores them. The others:
+    as TensorFlow Datasets stores them, which is not the order of the original files but a shuffle
+    of it, fixed by each sample's position.
+
+    Args:
+      name: a name of `NAMES` or `ALIASES`.
+      data_dir: TFDS's data directory; None is TFDS's default, `$TFDS_DATA_DIR` or
+        `~/tensorflow_datasets`. Not used for `digits`.
+
+    Raises:
+      ValueError: there is no such data set.
+      DatasetUnavailableError: the data are not here and cannot be downloaded; the message says
+        how to supply them.
+    """
+    name = canonical_name(name)
+    if name == "digits":
+        return _digits()
+    data_dir = _resolve(data_dir)
+    cache = _cache_path(name, data_dir)
+    dataset = _read_cache(name, cache, data_dir)
+    if dataset is None:
+        if prepare_datasets.prepared_dir(name, data_dir) is None:
+            _download(name, data_dir)
+        dataset = _checked(Dataset(name, **prepare_datasets.read(name, data_dir), scale=255.0))
+        _write_cache(dataset, cache)
+    return dataset
+
+
+def prepare(
+    name: str,
+    raw_dir: str | Path,
+    data_dir: str | Path | None = None,
+    unchecked: bool = False,
+) -> None:
+    """Let TFDS prepare a data set from its original files in a local folder.
+
+    Args:
+      name: a name of `NAMES` or `ALIASES` other than `digits`.
+      raw_dir: folder that holds the original files.
+      data_dir: TFDS's data directory, as in `load`; made if missing. What is prepared in it
+        already stays.
+      unchecked: accept files that differ from the originals.
+
+    Raises:
+      ValueError: there is no such data set, or it is `digits`.
+      DatasetUnavailableError: a file is missing or not the original, or TFDS fails.
+    """
+    name = canonical_name(name)
+    if name == "digits":
+        raise ValueError("digits comes with scikit-learn: there is nothing to prepare")
+    prepare_datasets.prepare(name, Path(raw_dir).expanduser(), _resolve(data_dir), unchecked)
+
+
+def _digits() -> Dataset:
+    """Load scikit-learn's 8x8 digits, each pixel repeated 2x2, the last 20 % as test set."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = bunch.images.astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)[..., None]
+    labels = bunch.target.astype(np.int32)
+    cut = len(labels) * 4 // 5
+    return Dataset("digits", images[:cut], labels[:cut], images[cut:], labels[cut:], scale=16.0)
+
+
+def _resolve(data_dir: str | Path | None) -> Path:
+    """Return the data directory, by TFDS's own rule where none is given."""
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(default if data_dir is None else data_dir).expanduser()
+
+
+def _download(name: str, data_dir: Path) -> None:
+    """Let TFDS download a data set, or say how to supply it."""
+    try:
+        prepare_datasets.download(name, data_dir)
+    except DatasetUnavailableError as error:
+        source = prepare_datasets.SOURCES[name]
+        option = "" if data_dir == _resolve(None) else f" --data-dir {shlex.quote(str(data_dir))}"
+        raise DatasetUnavailableError(
+            f"{name} is not available. There are no cached arrays ({_cache_path(name, data_dir)}),"
+            f" no data prepared by TensorFlow Datasets ({data_dir / name}), and downloading failed:"
+            f" {error}.\nTo supply the data, put the original {', '.join(source.files)} (from"
+            f" {source.url}) into a folder DIR and run\n"
+            f"    python -m fl.datasets prepare {name} --raw DIR{option}\n{source.hint}".rstrip()
+        ) from error
+
+
+def _checked(dataset: Dataset) -> Dataset:
+    """Return a data set whose arrays are as `Dataset` says, or raise DatasetUnavailableError."""
+    for images, labels in (
+        (dataset.train_images, dataset.train_labels),
+        (dataset.test_images, dataset.test_labels),
+    ):
+        if not (
+            (images.dtype, images.ndim, labels.dtype) == (np.uint8, 4, np.int32)
+            and labels.shape == images.shape[:1] != (0,)
+            and labels.min() >= 0
+            and labels.max() < CLASSES
+        ):
+            raise DatasetUnavailableError(
+                f"these are not the images and the {CLASSES} classes of {dataset.name}: images"
+                f" {images.dtype} {images.shape}, labels {labels.dtype} {labels.shape}"
+            )
+    return dataset
+
+
+def _cache_path(name: str, data_dir: Path) -> Path:
+    return data_dir / "fl_cache" / f"{name}.npz"
+
+
+def _read_cache(name: str, cache: Path, data_dir: Path) -> Dataset | None:
+    """Return the cached data set, or None if it is missing, older than the data, or damaged."""
+    prepared = prepare_datasets.prepared_dir(name, data_dir)
+    try:
+        if prepared is not None:
+            info = prepared / "dataset_info.json"
+            if info.stat().st_mtime_ns > cache.stat().st_mtime_ns:
+                return None
+        with cache.open("rb") as file, np.load(file) as arrays:
+            return _checked(Dataset(name, **arrays, scale=255.0))
+    except Exception:  # a damaged file can make NumPy raise almost anything
+        return None
+
+
+def _write_cache(dataset: Dataset, cache: Path) -> None:
+    """Cache the arrays. Readers find the whole file or none, however many processes write it."""
+    # All fields but the name and the scale.
+    arrays = {field: getattr(dataset, field) for field in Dataset._fields[1:-1]}
+    temporary = cache.with_name(f"{cache.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)
+            temporary.replace(cache)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        warnings.warn(
+            f"{dataset.name} will be decoded each time: its arrays cannot be cached ({error})",
+            stacklevel=3,
+        )
+
+
+def _where(name: str, data_dir: Path) -> str:
+    """Say where `load` would find a data set."""
+    if name == "digits":
+        return "comes with scikit-learn"
+    cache = _cache_path(name, data_dir)
+    if cache.exists():
+        return f"cached in {cache}"
+    if prepared := prepare_datasets.prepared_dir(name, data_dir):
+        return f"prepared in {prepared}"
+    return f"not in {data_dir}: would be downloaded"
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser(prog="python -m fl.datasets", description="Manage data sets.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    preparing = commands.add_parser(
+        "prepare", help="prepare a data set from its original files, without a network"
+    )
+    preparing.add_argument("name", help=", ".join(prepare_datasets.SOURCES))
+    preparing.add_argument("--raw", required=True, metavar="DIR", help="holds the original files")
+    preparing.add_argument(
+        "--unchecked", action="store_true", help="accept files that differ from the originals"
+    )
+    listing = commands.add_parser("list", help="say where each data set would come from")
+    for command in (preparing, listing):
+        command.add_argument("--data-dir", metavar="DIR", help="TFDS's data directory")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+      arguments: the command line's words; None takes the process's own.
+
+    Returns:
+      the exit code: 0, or 1 if the data are unavailable (wrong arguments exit with 2).
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    data_dir = _resolve(options.data_dir)
+    if options.command == "list":
+        for name in NAMES:
+            print(f"{name:<13} {_where(name, data_dir)}")
+        return 0
+    try:
+        name = canonical_name(options.name)
+        if folder := prepare_datasets.prepared_dir(name, data_dir):
+            print(f"{name} is prepared already: delete {folder} to prepare it again")
+        else:
+            prepare(name, options.raw, data_dir, options.unchecked)
+        dataset = load(name, data_dir)
+    except ValueError as error:
+        parser.error(str(error))
+    except DatasetUnavailableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"{dataset.name}: {len(dataset.train_labels)} training and {len(dataset.test_labels)} test"
+        f" images in {data_dir}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
