@@ -1,0 +1,91 @@
+"""Flax models of the experiments: logits, and the representation before the classifier."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+
+CLASSES = 10
+
+_conv3 = partial(nn.Conv, kernel_size=(3, 3))
+_conv5 = partial(nn.Conv, kernel_size=(5, 5))
+_max_pool = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding="SAME")
+
+
+class Classifier(nn.Module):
+    """A model that ends in the dense layer `classifier`.
+
+    The input of that layer is the *representation*, which the representation attack matches
+    (Zhang et al. 2022, arXiv:2202.10546). A subclass says how to compute it from the images.
+    """
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images [batch, height, width, channels] in [0, 1] -> logits [batch, classes]."""
+        return nn.Dense(CLASSES, name="classifier")(self.representation(images))
+
+
+class Softmax(Classifier):
+    """Multi-class logistic regression."""
+
+    def representation(self, images):
+        """Images [batch, height, width, channels] -> [batch, features]."""
+        return _flatten(images)
+
+
+class LeNet(Classifier):
+    """LeNet-300-100 (LeCun et al. 1998): two dense hidden layers."""
+
+    @nn.compact
+    def representation(self, images):
+        """Images [batch, height, width, channels] -> [batch, 100]."""
+        x = nn.relu(nn.Dense(300)(_flatten(images)))
+        return nn.relu(nn.Dense(100)(x))
+
+
+class CNN1(Classifier):
+    """Two blocks of two 3x3 convolutions and a max-pool, then a dense layer."""
+
+    @nn.compact
+    def representation(self, images):
+        """Images [batch, height, width, channels] -> [batch, 100]."""
+        x = images
+        for features in (32, 64):
+            x = nn.relu(_conv3(features)(x))
+            x = nn.relu(_conv3(features)(x))
+            x = _max_pool(x)
+        return nn.relu(nn.Dense(100)(_flatten(x)))
+
+
+class CNN2(Classifier):
+    """Two 5x5 convolutions with LayerNorm over the channels, then two dense layers."""
+
+    @nn.compact
+    def representation(self, images):
+        """Images [batch, height, width, channels] -> [batch, 84]."""
+        x = nn.relu(nn.LayerNorm()(_conv5(32)(images)))
+        x = nn.relu(nn.LayerNorm()(_conv5(64)(x)))
+        x = _flatten(_max_pool(x))
+        x = nn.relu(nn.LayerNorm()(nn.Dense(120)(x)))
+        return nn.relu(nn.Dense(84)(x))
+
+
+def _flatten(images):
+    return images.reshape(len(images), -1)
+
+
+MODELS = {"softmax": Softmax, "lenet": LeNet, "cnn1": CNN1, "cnn2": CNN2}
+
+
+def create(name: str) -> Classifier:
+    """Build the model called `name`.
+
+    Args:
+        name: a key of `MODELS`.
+
+    Raises:
+        ValueError: for another name, with the choices.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}: choose from {', '.join(MODELS)}")
+    return MODELS[name]()

@@ -1,0 +1,81 @@
+"""Loss, local step and evaluation: what one client does, and how a model is judged."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fl.datasets import Dataset
+
+
+class Samples(NamedTuple):
+    """Labelled images on the device, in the few bits they came in.
+
+    Attributes:
+        images: uint8 [samples, height, width, channels].
+        labels: int32 [samples].
+        scale: the pixel value that stands for intensity 1.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    scale: jax.Array
+
+    def take(self, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Indices [...] -> images [..., height, width, channels] in [0, 1] and labels [...]."""
+        return self.images[indices].astype(float) / self.scale, self.labels[indices]
+
+
+def training_samples(dataset: Dataset) -> Samples:
+    """Put a data set's training part on the device."""
+    return _samples(dataset.train_images, dataset.train_labels, dataset.scale)
+
+
+def _samples(images, labels, scale):
+    return Samples(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(scale, float))
+
+
+def sample_losses(model: nn.Module) -> Callable:
+    """Cross-entropy of the softmax output.
+
+    Returns:
+        (params, images [batch, height, width, channels], labels [batch]) -> losses [batch], in
+        nats.
+    """
+
+    def losses(params, images, labels):
+        return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, images), labels)
+
+    return losses
+
+
+def evaluator(model: nn.Module, dataset: Dataset, chunk: int = 500) -> Callable[[object], float]:
+    """Test accuracy, over every test sample.
+
+    Args:
+        model: gives the logits.
+        dataset: its test part is put on the device.
+        chunk: samples evaluated at a time; bounds memory, does not change the result.
+
+    Returns:
+        params -> share of test samples classified rightly, in [0, 1].
+    """
+    count = len(dataset.test_labels)
+    samples = _samples(dataset.test_images, dataset.test_labels, dataset.scale)
+    # The last chunk is filled up with indices past the end, which never count as right.
+    chunks = np.arange(-(-count // chunk) * chunk).reshape(-1, chunk)
+
+    @jax.jit
+    def correct(params, samples, indices):
+        images, labels = samples.take(jnp.minimum(indices, count - 1))
+        right = model.apply(params, images).argmax(-1) == labels
+        return jnp.sum(right & (indices < count))
+
+    def accuracy(params):
+        return int(sum(correct(params, samples, indices) for indices in chunks)) / count
+
+    return accuracy
