@@ -1,0 +1,155 @@
+"""A federation, and the choice of how its clients and rounds are mapped onto hardware.
+
+This is the one place that knows about hardware; algorithms and experiments do not. What the choice
+rests on is measured by `python -m fl.bench`:
+
+* On CPU, clients are *unrolled*, several of them in one compiled function. A vmapped weight
+  gradient of a convolution would become a grouped convolution, and any gradient of a convolution
+  inside a compiled loop leaves XLA's fast path: both are several times slower. Rounds are
+  dispatched one by one.
+* On GPU, clients are *vmapped* and rounds scanned, so that a round is a few large kernels and a
+  chunk of rounds one dispatch. With several GPUs, clients are spread over them.
+* Where every client takes one local step, an algorithm's `OneStep` shortcut replaces the clients'
+  states by their mean.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fl import rounds
+from fl.rounds import State, Work
+from fl.training import Samples
+
+PyTree = Any
+
+# Clients compiled into one function when unrolled: enough to keep two and more cores busy, few
+# enough to keep compiling short.
+GROUP = 10
+# Samples that pass through convolutions together on CPU: more of them leave the cache.
+CONVOLUTION_COHORT = 32
+
+
+class Mapping(NamedTuple):
+    """How clients and rounds are mapped onto hardware.
+
+    Attributes:
+        clients: "unrolled" (compiled in groups of `GROUP`) or "vmap" (side by side).
+        rounds: "loop" (dispatched one by one) or "scan" (one dispatch for all rounds of a call;
+            only with clients="vmap").
+    """
+
+    clients: str
+    rounds: str
+
+
+MAPPINGS = (Mapping("unrolled", "loop"), Mapping("vmap", "loop"), Mapping("vmap", "scan"))
+
+
+def default_mapping() -> Mapping:
+    """Choose the mapping that `fl.bench` found fastest on the present backend."""
+    return MAPPINGS[0] if jax.default_backend() == "cpu" else MAPPINGS[2]
+
+
+def start(
+    work: Work,
+    params: PyTree,
+    samples: Samples,
+    weights: np.ndarray,
+    local_steps: int,
+    mapping: Mapping | None = None,
+    keep_clients: bool = False,
+) -> tuple[State, Callable]:
+    """Start a federation. Nothing is compiled before the first round.
+
+    Args:
+        work: the algorithm, the loss and the hardening.
+        params: the initial global parameters.
+        samples: the training set.
+        weights: float32 [client, batch], see `fl.sampling.Schedule`.
+        local_steps: steps of each client in a round, at least 1.
+        mapping: one of `MAPPINGS`; by default the fastest.
+        keep_clients: keep every client's own state even where the shortcut could do without.
+
+    Returns:
+        The state before the first round, and a function
+        (state, indices int32 [round, client, step, batch]) -> (state, losses float32 [round])
+        that runs some rounds. It gives up the buffers of the state passed in. The losses are means
+        over clients and local steps, on the hardened minibatches.
+
+    Raises:
+        ValueError: for a mapping that is not one of `MAPPINGS`.
+    """
+    mapping = mapping or default_mapping()
+    if mapping not in MAPPINGS:
+        raise ValueError(f"unknown mapping {mapping}: choose from {MAPPINGS}")
+    shortcut = local_steps == 1 and not keep_clients and work.algorithm.one_step is not None
+    if mapping.clients == "vmap":
+        way = rounds.pooled(work) if shortcut else rounds.stacked(work)
+    elif shortcut:
+        way = rounds.pooled_in_groups(work, GROUP, _cohort(work, params, weights.shape[1]))
+    else:
+        way = rounds.unrolled(work, GROUP)
+    params = jax.tree.map(jnp.copy, params)  # the caller's own are not given up
+    state = State(
+        params,
+        work.algorithm.server_optimizer.init(params),
+        way.init_clients(params, len(weights)),
+    )
+    if mapping.clients == "vmap":
+        return _start_vmapped(way, state, samples, weights, mapping.rounds, stacked=not shortcut)
+    return state, _loop(way.one_round, samples, jnp.asarray(weights))
+
+
+def _start_vmapped(way, state, samples, weights, over_rounds, stacked):
+    """Place a federation on the devices: what has a client axis is spread along it."""
+    devices = jax.devices()[: math.gcd(len(weights), jax.device_count())]
+    mesh = Mesh(np.array(devices), ("clients",))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    by_client = NamedSharding(mesh, PartitionSpec("clients"))
+    placement = State(everywhere, everywhere, by_client if stacked else everywhere)
+
+    compiled = partial(jax.jit, donate_argnums=0, out_shardings=(placement, everywhere))
+    samples, weights = jax.device_put((samples, weights), (everywhere, by_client))
+    state = jax.device_put(state, placement)
+    if over_rounds == "loop":
+        return state, _loop(compiled(way.one_round), samples, weights)
+
+    @compiled
+    def scan(state, samples, weights, indices):
+        return lax.scan(lambda s, i: way.one_round(s, samples, i, weights), state, indices)
+
+    by_round_and_client = NamedSharding(mesh, PartitionSpec(None, "clients"))
+
+    def run(state, indices):
+        return scan(state, samples, weights, jax.device_put(indices, by_round_and_client))
+
+    return state, run
+
+
+def _loop(one_round, samples, weights):
+    def run(state, indices):
+        losses = []
+        for minibatches in indices:
+            state, loss = one_round(state, samples, minibatches, weights)
+            losses.append(loss)
+        return state, jnp.stack(losses)
+
+    return run
+
+
+def _cohort(work, params, batch):
+    """How many clients' samples pass through the model together on CPU; None for no limit."""
+    convolutional = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
+    if not convolutional:
+        return None
+    # Where clients must be told apart anyway, hardening them apart too keeps their work in cache.
+    together = work.algorithm.one_step.statistics is None
+    return max(1, CONVOLUTION_COHORT // batch) if together else 1
