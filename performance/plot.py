@@ -1,0 +1,272 @@
+"""Draw the results: accuracy against local steps, and accuracy against rounds, as PDF and PNG.
+
+Lines are means over seeds, bands one sample standard deviation. Runs that differ in more than their
+seed and algorithm get figures or panels of their own. A cross on the lower edge stands for runs
+that diverged; they are in no mean.
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter
+from result_tables import ALPHA, RUN, aggregation_views, command_line, grids, load, total_steps
+
+from fl import results
+
+COLUMN_WIDTH = 3.45  # inches: a column of a two-column paper
+STYLE = {
+    "font.family": "STIXGeneral",  # close to Times, and comes with Matplotlib
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.5,
+    "lines.markersize": 3.2,
+    "pdf.fonttype": 42,  # TrueType: publishers reject the default, Type 3
+    "savefig.dpi": 300,
+}
+
+
+class Look(NamedTuple):
+    """How an algorithm's line is drawn."""
+
+    color: str
+    dashes: str | tuple
+    marker: str
+    width: float  # points
+
+
+# Colours that the colour-blind can tell apart (Okabe and Ito). Lines that may coincide, as SecAgg
+# computes what FedAvg does, are a thin broken one over a broad one, so that both are seen.
+LOOKS = {
+    "fedavg": Look("#0072B2", "-", "o", 2.2),
+    "secagg": Look("#000000", (0, (2, 2)), "x", 0.9),
+    "adam": Look("#009E73", (0, (6, 2)), "^", 1.2),
+    "fedadam": Look("#E69F00", (0, (5, 1.5, 1, 1.5)), "v", 1.2),
+    "secadam": Look("#D55E00", "-", "s", 1.5),
+    "secadam_fedadam": Look("#CC79A7", (0, (1, 1)), "D", 1.5),
+}
+OTHER = Look("0.5", "-", ".", 1.0)
+MARKERS = 8  # on a line of many points
+
+
+def main() -> None:
+    """Draw what the command line asks for and print the paths of the files."""
+    parser = command_line(__doc__)
+    parser.add_argument(
+        "--output", type=Path, help="folder (default: figures, beside the results file)"
+    )
+    options = parser.parse_args()
+    frame = load(parser, options)
+    output = options.output or options.results.parent / "figures"
+    history = _read_history(results.history_path(options.results), frame)
+    paths = []
+    with mpl.rc_context(STYLE):
+        for name, figure in (*local_step_figures(frame), *round_figures(history)):
+            paths += _save(figure, output / name)
+    if not paths:
+        sys.exit("nothing to draw: there is neither a history nor a second number of local steps")
+    print(*paths, sep="\n")
+
+
+def local_step_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """Yield name and figure of final accuracy against local steps, a panel for each alpha.
+
+    Args:
+        frame: finished runs.
+    """
+    # A run that stops at convergence has no final accuracy to compare.
+    found = [
+        ({**setting, "aggregation": aggregation, "rounds": total_steps(grid).iloc[0]}, grid)
+        for setting, aggregation, grid in grids(frame[frame["convergence"].isna()])
+    ]
+    names = _names("local_steps", [setting for setting, _ in found])
+    for name, (_, grid) in zip(names, found, strict=True):
+        by = ["alpha", "algorithm", "local_steps"]
+        order = {"alpha": sorted(grid["alpha"].dropna().unique()), "algorithm": _order(grid)}
+        stats = results.mean_and_std(grid.sort_values("local_steps"), by, "final_accuracy", order)
+        panels = list(results.groups(stats, ["alpha"]))
+        figure, axes = _panels(len(panels))
+        for axis, (values, panel) in zip(axes, panels, strict=True):
+            if pd.notna(values["alpha"]):
+                axis.set_title(f"{ALPHA} = {values['alpha']:g}", pad=3)
+            _draw(axis, panel, "local_steps", panel)
+            _log_ticks(axis, sorted(grid["local_steps"].unique()))
+        _label(figure, "Local steps per round")
+        yield name, figure
+
+
+def round_figures(history: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """Yield name and figure of accuracy against rounds, one for each setting.
+
+    Args:
+        history: evaluations of finished runs, with the status of the run.
+    """
+    setting = [name for name in RUN if name not in ("algorithm", "seed", "aggregation")]
+    found = [
+        ({**values, "aggregation": aggregation}, view)
+        for values, rows in results.groups(history, setting)
+        for aggregation, view in aggregation_views(rows)
+    ]
+    names = _names("accuracy", [values for values, _ in found])
+    for name, (_, view) in zip(names, found, strict=True):
+        by = ["algorithm", "round"]
+        order = {"algorithm": _order(view)}
+        stats = results.mean_and_std(view.sort_values("round"), by, "accuracy", order)
+        # A line ends where the first of its runs does (at convergence): behind that, the mean
+        # would jump as runs drop out.
+        runs = stats.groupby("algorithm")["runs"]
+        figure, axes = _panels(1)
+        last = stats.groupby("algorithm", sort=False).tail(1)
+        _draw(axes[0], stats[stats["runs"] == runs.transform("max")], "round", last)
+        axes[0].locator_params(axis="x", nbins=6, integer=True)
+        axes[0].xaxis.set_major_formatter("{x:,.0f}")
+        _label(figure, "Round")
+        yield name, figure
+
+
+def _read_history(path, frame):
+    """Evaluations of the runs in `frame`, each once, with the status of the run."""
+    try:
+        history = results.read(path, [*RUN, "round", "accuracy"])
+    except results.ResultsError as error:
+        print(f"no accuracy against rounds: {error}", file=sys.stderr)
+        return pd.DataFrame(columns=RUN)
+    # A run that was killed and resumed may have evaluated a round twice.
+    history = history.drop_duplicates([*RUN, "round"], keep="last")
+    return frame[[*RUN, "status"]].merge(history, on=RUN)
+
+
+def _order(frame):
+    return results.display_order(frame["algorithm"])
+
+
+def _names(prefix, settings):
+    """Name a figure after its data set and model, and after whatever else tells it from others."""
+    for setting in settings:
+        task = (setting["dataset"], setting["model"])
+        others = [other for other in settings if (other["dataset"], other["model"]) == task]
+        varying = [name for name in setting if len({str(other[name]) for other in others}) > 1]
+        parts = [_name_part(name, setting[name]) for name in varying]
+        yield "_".join([prefix, *task, *filter(None, parts)])
+
+
+def _name_part(name, value):
+    if isinstance(value, str):
+        return value
+    # LaTeX takes what follows the first point for the file type.
+    return "" if pd.isna(value) else f"{name.replace('_', '-')}{value:g}".replace(".", "-")
+
+
+def _panels(count):
+    columns = min(count, 2)
+    rows = math.ceil(count / columns)
+    height = 2.5 if count == 1 else 0.6 + 1.45 * rows
+    figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # inches
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
+
+
+def _draw(axis, stats, x, crosses):
+    """Draw a line and a band for each algorithm, and crosses where runs diverged.
+
+    Args:
+        axis: to draw on.
+        stats: from `mean_and_std` of accuracies, with the columns algorithm and `x`.
+        x: column for the horizontal axis.
+        crosses: rows of such statistics whose diverged runs get a cross.
+    """
+    algorithms, crossed = _order(stats), 0
+    for number, algorithm in enumerate(algorithms):
+        look = LOOKS.get(algorithm, OTHER)
+        line = stats[stats["algorithm"] == algorithm]
+        mean, std = 100 * line["mean"], 100 * line["std"].fillna(0)
+        low, high = (mean - std).clip(0, 100), (mean + std).clip(0, 100)
+        axis.fill_between(line[x], low, high, color=look.color, alpha=0.15, linewidth=0)
+        # Markers of different lines sit at different places, lest they hide each other.
+        step = max(1, len(line) // MARKERS)
+        axis.plot(
+            line[x],
+            mean,
+            color=look.color,
+            linestyle=look.dashes,
+            linewidth=look.width,
+            marker=look.marker,
+            markevery=(number * step // len(algorithms), step),
+            label=results.display_name(algorithm),
+        )
+        diverged = crosses[(crosses["algorithm"] == algorithm) & (crosses["diverged"] > 0)]
+        if len(diverged):
+            axis.plot(
+                diverged[x],
+                [0.03 + 0.05 * crossed] * len(diverged),  # of the height of the panel
+                color=look.color,
+                linestyle="",
+                marker="x",
+                markersize=4,
+                markeredgewidth=1.2,
+                label="Diverged",
+                transform=axis.get_xaxis_transform(),
+            )
+            crossed += 1
+
+
+def _log_ticks(axis, values):
+    """A tick for each value, and numbers at those that leave room for them."""
+    shown = []
+    for value in reversed(values):
+        if not shown or shown[-1] / value >= 1.5:
+            shown.append(value)
+    axis.set_xscale("log")
+    axis.set_xticks(shown, [str(value) for value in shown])
+    axis.xaxis.set_minor_locator(FixedLocator(values))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _label(figure, x):
+    figure.supxlabel(x, fontsize=8)
+    figure.supylabel("Test accuracy (%)", fontsize=8)
+    found = {}
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    order = {name: number for number, name in enumerate(results.DISPLAY_NAMES.values())}
+    labels = sorted(found, key=lambda label: order.get(label, len(order)))
+    figure.legend(
+        [found[label] for label in labels],
+        labels,
+        loc="outside upper center",
+        ncols=3,
+        columnspacing=1.1,
+        handlelength=2.6,
+    )
+
+
+def _save(figure, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paths = [path.with_name(f"{path.name}.{kind}") for kind in ("pdf", "png")]
+    for target in paths:
+        # Without a date, the same results give the same file.
+        dated = {"CreationDate": None} if target.suffix == ".pdf" else None
+        figure.savefig(target, metadata=dated)
+    return paths
+
+
+if __name__ == "__main__":
+    main()
