@@ -69,6 +69,7 @@ class Algorithm(NamedTuple):
         server_optimizer: what the server steps with.
         one_step: the shortcut for one local step; None where there is none.
         secure: whether the algorithm's promise rests on secure aggregation.
+        client_rate: the clients' learning rate, which is public.
     """
 
     client_optimizer: optax.GradientTransformation
@@ -77,24 +78,25 @@ class Algorithm(NamedTuple):
     server_optimizer: optax.GradientTransformation
     one_step: OneStep | None
     secure: bool
+    client_rate: float
 
 
 def fedavg(client_rate: float = 0.1, server_rate: float = 1.0) -> Algorithm:
     """FedAvg (McMahan et al. 2017, arXiv:1602.05629): w <- w - mean of (w - w_i)."""
     client = optax.sgd(client_rate)
-    return _averaging(client, optax.sgd(server_rate), _linear(client))
+    return _averaging(client, optax.sgd(server_rate), _linear(client), client_rate)
 
 
 def adam(client_rate: float = 0.001, server_rate: float = 1.0) -> Algorithm:
     """FedAvg whose clients run Adam (Kingma and Ba 2015, arXiv:1412.6980)."""
     client = optax.adam(client_rate, B1, B2)
-    return _averaging(client, optax.sgd(server_rate), one_step=None)
+    return _averaging(client, optax.sgd(server_rate), None, client_rate)
 
 
 def fedadam(client_rate: float = 0.1, server_rate: float = 0.01) -> Algorithm:
     """FedAdam (Reddi et al. 2021, arXiv:2003.00295): Adam at the server, on the mean update."""
     client = optax.sgd(client_rate)
-    return _averaging(client, optax.adam(server_rate, B1, B2), _linear(client))
+    return _averaging(client, optax.adam(server_rate, B1, B2), _linear(client), client_rate)
 
 
 def secagg(client_rate: float = 0.1, server_rate: float = 1.0) -> Algorithm:
@@ -123,6 +125,7 @@ def secadam(
             message=partial(_mean_moments, offset=offset),
         ),
         secure=True,
+        client_rate=client_rate,
     )
 
 
@@ -144,7 +147,7 @@ def secadam_fedadam(
     return secadam(client_rate, server_rate, offset)._replace(server_optimizer=server)
 
 
-def _averaging(client, server, one_step):
+def _averaging(client, server, one_step, client_rate):
     return Algorithm(
         client_optimizer=client,
         message=lambda w, w_i, _: jax.tree.map(jnp.subtract, w, w_i),
@@ -152,6 +155,7 @@ def _averaging(client, server, one_step):
         server_optimizer=server,
         one_step=one_step,
         secure=False,
+        client_rate=client_rate,
     )
 
 

@@ -75,17 +75,3 @@ def _flatten(images):
 
 
 MODELS = {"softmax": Softmax, "lenet": LeNet, "cnn1": CNN1, "cnn2": CNN2}
-
-
-def create(name: str) -> Classifier:
-    """Build the model called `name`.
-
-    Args:
-        name: a key of `MODELS`.
-
-    Raises:
-        ValueError: for another name, with the choices.
-    """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: choose from {', '.join(MODELS)}")
-    return MODELS[name]()

@@ -3,11 +3,12 @@
 `unrolled` keeps one state a client and dispatches compiled groups of clients step by step;
 `stacked` keeps the states along a leading axis and vmaps over it, a whole round in one function;
 `pooled` keeps the clients' mean state, where the algorithm's `OneStep` shortcut allows it.
-`fl.simulation` chooses among them.
+`fl.simulation` chooses among them. Each way is built once for the same work, so that runs which
+differ in their seed alone share what is compiled.
 """
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -83,6 +84,7 @@ class Work(NamedTuple):
         return optax.apply_updates(params, update), server_state
 
 
+@lru_cache
 def stacked(work: Work) -> Rounds:
     """Clients side by side along a leading axis; local steps in a compiled loop.
 
@@ -116,6 +118,7 @@ def stacked(work: Work) -> Rounds:
     return Rounds(init_clients, one_round)
 
 
+@lru_cache
 def unrolled(work: Work, group: int) -> Rounds:
     """Clients one after the other, `group` of them in one compiled function.
 
@@ -244,6 +247,7 @@ def _pooled_parts(work, sum_clients, cohort):
     return PooledParts(statistics, finish, zero)
 
 
+@lru_cache
 def pooled(work: Work) -> Rounds:
     """One local step each, and the clients' mean state in place of their states.
 
@@ -260,6 +264,7 @@ def pooled(work: Work) -> Rounds:
     return Rounds(lambda params, _: work.algorithm.one_step.init(params), one_round)
 
 
+@lru_cache
 def pooled_in_groups(work: Work, group: int, cohort: int | None) -> Rounds:
     """As `pooled`, with `group` clients unrolled in one compiled function.
 

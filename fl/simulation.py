@@ -14,8 +14,10 @@ rests on is measured by `python -m fl.bench`:
 """
 
 import math
+import os
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +37,8 @@ PyTree = Any
 GROUP = 10
 # Samples that pass through convolutions together on CPU: more of them leave the cache.
 CONVOLUTION_COHORT = 32
+# Rounds in one dispatch when scanned.
+SCANNED = 50
 
 
 class Mapping(NamedTuple):
@@ -58,6 +62,34 @@ def default_mapping() -> Mapping:
     return MAPPINGS[0] if jax.default_backend() == "cpu" else MAPPINGS[2]
 
 
+def keep_compiled_code() -> None:
+    """Keep compiled code on disk, so that the next process need not compile it again.
+
+    It goes where `JAX_COMPILATION_CACHE_DIR` says, by default `~/.cache/secadam/jax`.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(home / "secadam" / "jax"))
+    # Also the many small functions that compile in less than JAX's default of a second.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+class Federation(NamedTuple):
+    """A federation before its first round.
+
+    Attributes:
+        state: where it starts.
+        run: (state, indices int32 [round, client, step, batch]) -> (state, losses [round]). Runs
+            some rounds and gives up the buffers of the state passed in. The losses are means over
+            clients and local steps, on the hardened minibatches, in nats.
+        chunk: rounds a call should run, the same in each: another number compiles anew.
+    """
+
+    state: State
+    run: Callable
+    chunk: int
+
+
 def start(
     work: Work,
     params: PyTree,
@@ -66,7 +98,7 @@ def start(
     local_steps: int,
     mapping: Mapping | None = None,
     keep_clients: bool = False,
-) -> tuple[State, Callable]:
+) -> Federation:
     """Start a federation. Nothing is compiled before the first round.
 
     Args:
@@ -77,12 +109,6 @@ def start(
         local_steps: steps of each client in a round, at least 1.
         mapping: one of `MAPPINGS`; by default the fastest.
         keep_clients: keep every client's own state even where the shortcut could do without.
-
-    Returns:
-        The state before the first round, and a function
-        (state, indices int32 [round, client, step, batch]) -> (state, losses float32 [round])
-        that runs some rounds. It gives up the buffers of the state passed in. The losses are means
-        over clients and local steps, on the hardened minibatches.
 
     Raises:
         ValueError: for a mapping that is not one of `MAPPINGS`.
@@ -105,7 +131,7 @@ def start(
     )
     if mapping.clients == "vmap":
         return _start_vmapped(way, state, samples, weights, mapping.rounds, stacked=not shortcut)
-    return state, _loop(way.one_round, samples, jnp.asarray(weights))
+    return Federation(state, _loop(way.one_round, samples, jnp.asarray(weights)), chunk=1)
 
 
 def _start_vmapped(way, state, samples, weights, over_rounds, stacked):
@@ -116,22 +142,33 @@ def _start_vmapped(way, state, samples, weights, over_rounds, stacked):
     by_client = NamedSharding(mesh, PartitionSpec("clients"))
     placement = State(everywhere, everywhere, by_client if stacked else everywhere)
 
-    compiled = partial(jax.jit, donate_argnums=0, out_shardings=(placement, everywhere))
     samples, weights = jax.device_put((samples, weights), (everywhere, by_client))
     state = jax.device_put(state, placement)
     if over_rounds == "loop":
-        return state, _loop(compiled(way.one_round), samples, weights)
+        one_round = _compile(way.one_round, placement, everywhere)
+        return Federation(state, _loop(one_round, samples, weights), chunk=1)
 
-    @compiled
-    def scan(state, samples, weights, indices):
-        return lax.scan(lambda s, i: way.one_round(s, samples, i, weights), state, indices)
-
+    scan = _compile(_scan(way.one_round), placement, everywhere)
     by_round_and_client = NamedSharding(mesh, PartitionSpec(None, "clients"))
 
     def run(state, indices):
-        return scan(state, samples, weights, jax.device_put(indices, by_round_and_client))
+        return scan(state, samples, jax.device_put(indices, by_round_and_client), weights)
 
-    return state, run
+    return Federation(state, run, SCANNED)
+
+
+# Runs that differ in their seed alone share what is compiled.
+@lru_cache
+def _compile(function, *placement):
+    return jax.jit(function, donate_argnums=0, out_shardings=placement)
+
+
+@lru_cache
+def _scan(one_round):
+    def run(state, samples, indices, weights):
+        return lax.scan(lambda s, i: one_round(s, samples, i, weights), state, indices)
+
+    return run
 
 
 def _loop(one_round, samples, weights):

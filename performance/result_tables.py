@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from schema import RUN
 
 from fl import results
 
-# What a run is. One that is there twice counts once, the later one.
-RUN = [
-    *("dataset", "model", "clients", "algorithm", "alpha", "local_steps", "rounds", "batch_size"),
-    *("seed", "partition", "aggregation", "convergence", "variant"),
-]
 MAIN_SETTING = {"alpha": 0.5, "local_steps": 1}
 # The same for all runs in a table of algorithms, and in a grid of local steps.
-SETTING = ["clients", "rounds", "batch_size", "partition", "alpha", "local_steps", "variant"]
-GRID = ["dataset", "model", "clients", "batch_size", "partition", "variant"]
+SETTING = [
+    *("clients", "rounds", "batch_size", "partition", "alpha", "local_steps"),
+    *("variant", "overrides"),
+]
+GRID = ["dataset", "model", "clients", "batch_size", "partition", "variant", "overrides"]
 
 PAPER = ["dataset", "model", "clients", "algorithm", "alpha", "local_steps"]
 PAPER_STEPS = 3000
@@ -312,6 +311,8 @@ def _describe(setting):
     ]
     if "local_steps" in setting:
         phrases.append(f"{_count(setting['local_steps'], 'local step')} a round")
+    if pd.notna(setting["overrides"]):
+        phrases.append(setting["overrides"])
     return phrases
 
 

@@ -1,0 +1,39 @@
+# Sourced by run.sh and test.sh: makes sure that .venv holds what the project needs, and names its
+# interpreter in PYTHON. An environment that is there already is reused, and brought up to date only
+# where what it should hold has changed.
+
+fail() { echo "error: $*" >&2; exit 1; }
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "no Python 3.11 or later found: install one, or name it as PYTHON=/path/to/python"
+}
+
+declared=(pyproject.toml */requirements.txt)
+stamp=.venv/installed.sha256
+if ! .venv/bin/python -c '' 2>/dev/null; then
+    python=$(find_python)
+    echo "Making the environment .venv with $("$python" --version)."
+    "$python" -m venv --clear .venv ||
+        fail "venv does not work here; on Debian and Ubuntu: apt-get install python3-venv"
+fi
+if ! sha256sum --check --status "$stamp" 2>/dev/null ||
+    [ "$(wc -l <"$stamp")" -ne "${#declared[@]}" ]; then
+    echo "Installing the pinned dependencies into .venv: about a minute, 3 GB."
+    for requirements in */requirements.txt; do
+        # pip resolves a relative path in there against the current directory.
+        (cd "$(dirname "$requirements")" &&
+            ../.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+                -r requirements.txt)
+    done
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+    sha256sum "${declared[@]}" >"$stamp"
+fi
+PYTHON=$PWD/.venv/bin/python
+export PYTHON

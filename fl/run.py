@@ -1,0 +1,227 @@
+"""A run from its first round to its last: evaluation, progress, divergence, checkpoints."""
+
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from fl import checkpoint
+from fl.sampling import MinibatchSampler
+from fl.simulation import Federation
+
+PyTree = Any
+
+# Seconds between checkpoints: what a kill may cost.
+CHECKPOINT_EVERY = 60.0
+
+
+class Evaluation(NamedTuple):
+    """The global model after some round.
+
+    Attributes:
+        round: rounds done.
+        accuracy: test accuracy, in [0, 1].
+        loss: the last round's mean training loss over clients and steps, in nats.
+    """
+
+    round: int
+    accuracy: float
+    loss: float
+
+
+class Plan(NamedTuple):
+    """What a run is to do.
+
+    Attributes:
+        rounds: how many, at least 1.
+        local_steps: of each client in a round, at least 1.
+        evaluate_every: rounds between evaluations, at least 1; the last round always has one.
+        target: accuracy at which to stop, in [0, 1]; None to run all rounds.
+    """
+
+    rounds: int
+    local_steps: int
+    evaluate_every: int
+    target: float | None = None
+
+
+class Outcome(NamedTuple):
+    """What a run came to.
+
+    Attributes:
+        params: the final global parameters.
+        history: the evaluations, in order.
+        diverged: whether the loss or the parameters ceased to be finite, which ended the run.
+        reached: the round after which the target was first seen reached; None if never.
+        start_s: seconds from the call to the end of the first compiled rounds.
+        wall_s: seconds in all, interruptions not counted.
+        rounds_per_s: rounds per second, compiling and evaluations not counted; None if too few.
+    """
+
+    params: PyTree
+    history: list[Evaluation]
+    diverged: bool
+    reached: int | None
+    start_s: float
+    wall_s: float
+    rounds_per_s: float | None
+
+
+def train(
+    federation: Federation,
+    sampler: MinibatchSampler,
+    accuracy: Callable[[PyTree], float],
+    plan: Plan,
+    saved: Path | None = None,
+    label: str = "",
+) -> Outcome:
+    """Run a federation, with a progress bar.
+
+    Args:
+        federation: from `simulation.start`; its state is given up.
+        sampler: freshly made.
+        accuracy: params -> test accuracy, see `training.evaluator`.
+        plan: what to do.
+        saved: where to keep checkpoints and to look for one of a run that was interrupted; None
+            for none. It stays there at the end: remove it once the outcome is safe.
+        label: shown beside the progress bar.
+    """
+    run = _Run(federation, sampler, accuracy, plan, saved)
+    run.resume()
+    bar = tqdm(
+        total=plan.rounds,
+        initial=run.done,
+        desc=label,
+        unit="round",
+        # In a log file, a line now and then will do.
+        mininterval=0.2 if sys.stderr.isatty() else 20.0,
+    )
+    with bar:
+        while run.done < plan.rounds and not run.diverged and run.reached is None:
+            run.advance()
+            bar.set_postfix(run.figures(), refresh=False)
+            bar.update(run.done - bar.n)
+    return run.outcome()
+
+
+class _Run:
+    """The state of `train`."""
+
+    def __init__(self, federation, sampler, accuracy, plan, saved):
+        self._federation, self._sampler, self._accuracy = federation, sampler, accuracy
+        self._plan, self._saved = plan, saved
+        self._state = federation.state
+        self._losses = None  # of the latest rounds, perhaps still being computed
+        self._loss = math.nan  # of the latest round known
+        self.done = 0
+        self.history = []
+        self.diverged = False
+        self.reached = None
+        self._began = self._last_saved = time.perf_counter()
+        self._before_s = 0.0  # spent by an interrupted process
+        self._start_s = None
+        self._timed_from = 0  # first round that counts for the speed
+        self._untimed_s = 0.0  # spent on other things since then
+
+    def resume(self):
+        """Go on from the checkpoint, if there is one."""
+        if self._saved is None or not self._saved.exists():
+            return
+        try:
+            self._state, notes = checkpoint.load(self._saved, like=self._state)
+        except checkpoint.CheckpointError as error:
+            warnings.warn(f"{error}: starting from the first round", stacklevel=3)
+            return
+        self.done, self._before_s = notes["done"], notes["wall_s"]
+        self.history = [Evaluation(*evaluation) for evaluation in notes["history"]]
+        # The generators go through the minibatches of the rounds that are done.
+        for _ in range(self.done):
+            self._sampler.draw(1, self._plan.local_steps)
+
+    def advance(self):
+        """Run up to the next evaluation, or a chunk of rounds if that is less."""
+        plan, chunk = self._plan, self._federation.chunk
+        goals = [(self.done // size + 1) * size for size in (chunk, plan.evaluate_every)]
+        rounds = min(*goals, plan.rounds) - self.done
+        schedule = self._sampler.draw(rounds, plan.local_steps)
+        before = self._losses
+        self._state, self._losses = self._federation.run(self._state, schedule.indices)
+        self.done += rounds
+        if before is not None:  # look at these while the device works on the next ones
+            self._look_at(before)
+        if self._start_s is None:
+            jax.block_until_ready(self._state)
+            self._start_s = time.perf_counter() - self._began
+            self._timed_from, self._untimed_s = self.done, 0.0
+        if self.done % plan.evaluate_every == 0 or self.done == plan.rounds:
+            self._evaluate()
+        if self._saved and time.perf_counter() - self._last_saved > CHECKPOINT_EVERY:
+            self._save()
+
+    def _look_at(self, losses):
+        losses = np.asarray(losses)
+        self.diverged = self.diverged or not np.isfinite(losses).all()
+        self._loss = float(losses[-1])
+
+    def _evaluate(self):
+        with self._untimed():
+            self._look_at(self._losses)
+            leaves = jax.tree.leaves(self._state.params)
+            if not all(bool(jnp.isfinite(leaf).all()) for leaf in leaves):
+                self.diverged = True
+            if self.diverged:
+                return
+            accuracy = self._accuracy(self._state.params)
+            self.history.append(Evaluation(self.done, accuracy, self._loss))
+            if self._plan.target is not None and accuracy >= self._plan.target:
+                self.reached = self.done
+
+    def _save(self):
+        with self._untimed():
+            notes = {"done": self.done, "wall_s": self._wall_s(), "history": self.history}
+            try:
+                checkpoint.save(self._saved, self._state, notes)
+            except OSError as error:  # a full disk must not end a run that can still finish
+                warnings.warn(f"no checkpoint: {error}", stacklevel=2)
+            self._last_saved = time.perf_counter()
+
+    @contextmanager
+    def _untimed(self):
+        """Keep what happens within out of the speed, once the rounds before it are computed."""
+        jax.block_until_ready(self._state)
+        began = time.perf_counter()
+        yield
+        self._untimed_s += time.perf_counter() - began
+
+    def _wall_s(self):
+        return self._before_s + time.perf_counter() - self._began
+
+    def figures(self):
+        """What the progress bar shows."""
+        accuracy = {"accuracy": f"{self.history[-1].accuracy:.3f}"} if self.history else {}
+        return {"loss": f"{self._loss:.3f}", **accuracy}
+
+    def outcome(self):
+        """Sum the run up."""
+        wall_s = self._wall_s()
+        start_s = self._start_s or 0.0  # nothing was left to do
+        timed_s = wall_s - self._before_s - start_s - self._untimed_s
+        timed = self.done - self._timed_from
+        return Outcome(
+            params=self._state.params,
+            history=self.history,
+            diverged=self.diverged,
+            reached=self.reached,
+            start_s=start_s,
+            wall_s=wall_s,
+            rounds_per_s=timed / timed_s if self._start_s and timed else None,
+        )

@@ -1,0 +1,215 @@
+"""Federated training under six algorithms (the paper's section 6.2).
+
+Runs every combination of the data sets, models, algorithms, alphas, local steps and seeds given,
+and appends a row for each to results.csv and its evaluations to results.history.csv. A run that
+was interrupted goes on from its last checkpoint when the same command is given again.
+"""
+
+import hashlib
+import json
+import sys
+from functools import lru_cache
+
+import jax
+import numpy as np
+import pandas as pd
+from schema import COLUMNS, HISTORY_COLUMNS
+from settings import Options, check, grid
+
+from fl import (
+    __version__,
+    algorithms,
+    datasets,
+    hardening,
+    models,
+    partition,
+    results,
+    rounds,
+    run,
+    sampling,
+    simulation,
+    training,
+)
+from fl.options import parse
+
+# PGD's step as a share of the client's learning rate, in the paper.
+PGD_STEP_SHARE = 0.01
+# What the published code does instead, restored by --as-published.
+PUBLISHED_OFFSET = 1e-9
+PUBLISHED_PGD_STEP = {False: 1e-3, True: 1e-6}  # by whether the algorithm is a SecAdam
+
+
+def main() -> int:
+    """Run what the command line asks for; return the exit status."""
+    options, parser = parse(Options, __doc__)
+    check(options, parser)
+    history = results.history_path(options.results)
+    try:
+        results.check(options.results, COLUMNS)
+        results.check(history, HISTORY_COLUMNS)
+    except results.ResultsError as error:
+        parser.error(f"argument --results: {error}")
+    cells = list(grid(options))
+    if options.skip_done:
+        cells = skip_done(options.results, cells)
+    simulation.keep_compiled_code()
+    status = 0
+    for cell in cells:
+        # What stops one run is said at once; the rest of the grid goes on.
+        try:
+            run_cell(options, cell)
+        except datasets.DatasetUnavailableError as error:
+            print(f"{describe(cell)}: {error}", file=sys.stderr)
+            status = 1
+        except partition.PartitionError as error:
+            print(
+                f"{describe(cell)}: arguments -n/--num-clients, --alpha, --partition: {error}",
+                file=sys.stderr,
+            )
+            status = 2
+        except (results.ResultsError, OSError) as error:
+            print("\n".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+            return 130
+    return status
+
+
+def skip_done(path, cells):
+    """Leave out the runs that a results file holds, and say how many and from where they are."""
+    held = results.read(path)
+    rows = [held[results.matches(held, cell)] if len(held) else held for cell in cells]
+    left = [cell for cell, done in zip(cells, rows, strict=True) if done.empty]
+    if len(left) < len(cells):
+        done = pd.concat(rows)
+        where = done[["hardware", "jax"]].drop_duplicates().itertuples(index=False)
+        machines = "; ".join(f"{hardware}, jax {version}" for hardware, version in where)
+        print(
+            f"{len(cells) - len(left)} of {len(cells)} runs are already in {path}, measured on "
+            f"{machines}: skipped"
+        )
+    return left
+
+
+def run_cell(options, cell):
+    """Run one cell of the grid, append what came of it, and print a line."""
+    seed = sampling.run_seed(cell["seed"])
+    dataset, samples = load(cell["dataset"], options.data_dir)
+    parts = partition.PARTITIONS[cell["partition"]](
+        dataset.train_labels,
+        cell["clients"],
+        np.random.default_rng(seed),
+        **({"alpha": cell["alpha"]} if cell["alpha"] else {}),
+    )
+    # In this experiment all clients draw with generators of the same seed.
+    sampler = sampling.MinibatchSampler(parts, cell["batch_size"], [seed] * len(parts))
+    model = models.MODELS[cell["model"]]()
+    params = model.init(jax.random.key(seed), samples.take(np.arange(1))[0])
+    federation = simulation.start(
+        work(options, cell["model"], cell["algorithm"], cell["local_steps"]),
+        params,
+        samples,
+        sampler.weights,
+        cell["local_steps"],
+    )
+    plan = run.Plan(
+        rounds=cell["rounds"],
+        local_steps=cell["local_steps"],
+        evaluate_every=options.evaluate_every or (1 if cell["convergence"] else 100),
+        target=cell["convergence"],
+    )
+    saved = checkpoint_path(options.results, cell, plan)
+    accuracy = evaluator(options, cell["dataset"], cell["model"])
+    outcome = run.train(federation, sampler, accuracy, plan, saved, describe(cell))
+    record(options.results, cell, outcome)
+    saved.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=1)
+def load(name, data_dir):
+    """Load a data set -> (arrays on the host, training samples on the device)."""
+    dataset = datasets.load(name, data_dir)
+    return dataset, training.training_samples(dataset)
+
+
+@lru_cache(maxsize=1)
+def evaluator(options, dataset_name, model_name):
+    """Make params -> test accuracy."""
+    dataset, _ = load(dataset_name, options.data_dir)
+    if options.as_published:
+        # The published code leaves the last minibatch out, whatever its size.
+        last = (len(dataset.test_labels) - 1) // options.batch_size * options.batch_size
+        dataset = dataset._replace(
+            test_images=dataset.test_images[:last], test_labels=dataset.test_labels[:last]
+        )
+    return training.evaluator(models.MODELS[model_name](), dataset)
+
+
+@lru_cache
+def work(options, model_name, algorithm_name, local_steps):
+    """Say what clients and server compute: the algorithm, the loss and the hardening."""
+    is_secadam = algorithm_name.startswith("secadam")
+    rates = {"client_rate": options.client_rate, "server_rate": options.server_rate}
+    settings = {name: rate for name, rate in rates.items() if rate is not None}
+    if is_secadam and options.as_published:
+        settings["offset"] = PUBLISHED_OFFSET
+    if algorithm_name == "secadam_fedadam":
+        settings["local_steps"] = local_steps
+    algorithm = algorithms.ALGORITHMS[algorithm_name](**settings)
+    losses = training.sample_losses(models.MODELS[model_name]())
+    if options.hardening == "none":
+        return rounds.Work(algorithm, losses, hardening.none())
+    step = PGD_STEP_SHARE * algorithm.client_rate
+    if options.as_published:
+        step = PUBLISHED_PGD_STEP[is_secadam]
+    if options.pgd_step is not None:
+        step = options.pgd_step
+    return rounds.Work(algorithm, losses, hardening.pgd(losses, step))
+
+
+def checkpoint_path(results_path, cell, plan):
+    """Where this very run keeps its checkpoints: other code or other options find no match."""
+    identity = [cell, plan, __version__, jax.__version__, jax.default_backend()]
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    return results_path.parent / ".checkpoints" / f"{name}.npz"
+
+
+def record(path, cell, outcome):
+    """Append a run to the results, after its evaluations to the history, and print a line."""
+    provenance = results.provenance()
+    evaluations = [
+        {**cell, **evaluation._asdict(), "date": provenance["date"]}
+        for evaluation in outcome.history
+    ]
+    results.append(results.history_path(path), evaluations, HISTORY_COLUMNS)
+    final = outcome.history[-1].accuracy if outcome.history and not outcome.diverged else None
+    row = {
+        **cell,
+        "final_accuracy": final,
+        "rounds_to_convergence": outcome.reached,
+        "status": "diverged" if outcome.diverged else "ok",
+        "start_s": round(outcome.start_s, 2),
+        "wall_s": round(outcome.wall_s, 2),
+        "rounds_per_s": outcome.rounds_per_s and round(outcome.rounds_per_s, 2),
+        **provenance,
+    }
+    results.append(path, [row], COLUMNS)
+    if outcome.diverged:
+        print(f"{describe(cell)}: diverged, recorded as such")
+    elif outcome.reached:
+        print(f"{describe(cell)}: accuracy {final:.4f} after {outcome.reached} rounds")
+    else:
+        print(f"{describe(cell)}: final accuracy {final:.4f}")
+
+
+def describe(cell):
+    """A run in a few words."""
+    shared = cell["partition"] + (f" {cell['alpha']}" if cell["alpha"] else "")
+    steps = f"{cell['local_steps']} local step" + ("s" if cell["local_steps"] > 1 else "")
+    names = (cell["dataset"], cell["model"], cell["algorithm"], shared, steps)
+    return f"{' '.join(names)}, seed {cell['seed']}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

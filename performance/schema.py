@@ -1,0 +1,17 @@
+"""The columns of results.csv and of the history beside it."""
+
+from fl.results import PROVENANCE
+
+# What a run is. One that is there twice counts once, the later one.
+RUN = (
+    *("dataset", "model", "clients", "algorithm", "alpha", "local_steps", "rounds", "batch_size"),
+    *("seed", "partition", "aggregation", "convergence", "variant", "overrides"),
+)
+# As the published tables name and order them, as far as they have them.
+COLUMNS = (
+    *("dataset", "model", "clients", "algorithm", "alpha", "local_steps", "final_accuracy"),
+    *("rounds", "batch_size", "seed", "partition", "aggregation"),
+    *("rounds_to_convergence", "convergence", "status", "variant", "overrides"),
+    *("start_s", "wall_s", "rounds_per_s", *PROVENANCE),
+)
+HISTORY_COLUMNS = (*RUN, "round", "accuracy", "loss", "date")

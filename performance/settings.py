@@ -1,0 +1,201 @@
+"""What to run: the options, and the runs that they stand for."""
+
+import itertools
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fl import algorithms, datasets, models, partition
+from fl.options import choice, number, option
+
+# Accuracy that counts as convergence; the paper has no digits.
+CONVERGED = {"fashion_mnist": 0.85, "cifar10": 0.6, "svhn_cropped": 0.7, "digits": 0.9}
+# Options that change a run and have no column of their own.
+OVERRIDES = ("hardening", "pgd_step", "client_rate", "server_rate")
+# What --iid stands for where no alpha follows.
+IID = float("inf")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run. Options that take several values run every combination of them."""
+
+    dataset: tuple[str, ...] = option(
+        ("digits",),
+        "data sets: " + ", ".join(datasets.NAMES) + " (default: digits)",
+        "-d",
+        nargs="+",
+        type=choice(datasets.NAMES, datasets.ALIASES),
+    )
+    model: tuple[str, ...] = option(
+        ("lenet",),
+        "models: " + ", ".join(models.MODELS) + " (default: lenet)",
+        "-m",
+        nargs="+",
+        type=choice(models.MODELS),
+    )
+    algorithm: tuple[str, ...] = option(
+        ("fedavg",),
+        "algorithms: " + ", ".join(algorithms.ALGORITHMS) + " (default: fedavg)",
+        *("-a", "--aggregation"),
+        nargs="+",
+        type=choice(algorithms.ALGORITHMS, algorithms.ALIASES),
+    )
+    seed: tuple[int, ...] = option(
+        (0,), "numbers of the runs (default: 0)", "-s", nargs="+", type=number(int, least=0)
+    )
+    rounds: int = option(3000, "rounds of a run (default: 3000)", "-r", type=number(int, least=1))
+    step_budget: int | None = option(
+        None,
+        "local steps of a run in all, instead of --rounds: rounds = budget / local steps",
+        type=number(int, least=1),
+    )
+    local_steps: tuple[int, ...] = option(
+        (1,),
+        "local steps of a client in a round (default: 1)",
+        *("-e", "--epochs"),
+        nargs="+",
+        type=number(int, least=1),
+    )
+    clients: int = option(
+        10, "number of clients (default: 10)", "-n", "--num-clients", type=number(int, least=1)
+    )
+    batch_size: int = option(
+        32, "samples in a minibatch (default: 32)", "-b", type=number(int, least=1)
+    )
+    partition: str = option(
+        "lda",
+        "who holds what: " + ", ".join(partition.PARTITIONS) + " (default: lda)",
+        type=choice(partition.PARTITIONS),
+    )
+    alpha: tuple[float, ...] = option(
+        (0.5,),
+        "concentration of the lda partition (default: 0.5)",
+        nargs="+",
+        type=number(float, above=0),
+    )
+    iid: float | None = option(
+        None,
+        "published flag: the iid partition, or with a number the lda partition at that alpha",
+        "-i",
+        nargs="?",
+        const=IID,
+        metavar="ALPHA",
+        type=number(float, above=0),
+    )
+    hardening: str | None = option(
+        None, "of minibatches: pgd or none (default: pgd)", type=choice(("pgd", "none"))
+    )
+    pgd_step: float | None = option(
+        None,
+        "step of PGD in pixel intensity (default: 1 %% of the client's learning rate)",
+        type=number(float, least=0),
+    )
+    client_rate: float | None = option(
+        None, "the clients' learning rate (default: the algorithm's)", type=number(float, above=0)
+    )
+    server_rate: float | None = option(
+        None, "the server's learning rate (default: the algorithm's)", type=number(float, above=0)
+    )
+    efficient: bool = option(
+        False, "leave the cryptography out and sum in the clear", action="store_true"
+    )
+    convergence: float | None = option(
+        None,
+        "stop at this test accuracy and count the rounds until then (default: the paper's)",
+        nargs="?",
+        const=0.0,
+        metavar="ACCURACY",
+        type=number(float, above=0),
+    )
+    evaluate_every: int | None = option(
+        None,
+        "rounds between evaluations (default: 100; 1 with --convergence)",
+        type=number(int, least=1),
+    )
+    as_published: bool = option(
+        False, "restore what the published code does otherwise", action="store_true"
+    )
+    results: Path = option(
+        Path(__file__).with_name("results.csv"),
+        "file to append to (default: results.csv beside main.py)",
+        type=Path,
+    )
+    skip_done: bool = option(
+        False, "skip runs that the results file already holds", action="store_true"
+    )
+    data_dir: Path | None = option(
+        None, "where TensorFlow Datasets keeps data (default: its own)", type=Path
+    )
+
+
+def check(options: Options, parser: ArgumentParser) -> None:
+    """Refuse what can be seen to be wrong before anything is loaded.
+
+    Raises:
+        SystemExit: with status 2 and a sentence that names the option.
+    """
+    for name in options.algorithm:
+        if algorithms.ALGORITHMS[name]().secure and not options.efficient:
+            parser.error(
+                f"argument -a/--algorithm: {name} runs under secure aggregation, which is not part "
+                "of this version yet; add --efficient to sum in the clear, which gives the same "
+                "accuracies but keeps nothing from the server"
+            )
+    if options.convergence is not None and options.convergence > 1:
+        parser.error("argument --convergence: an accuracy is at most 1")
+    for steps in options.local_steps:
+        if options.step_budget is not None and steps > options.step_budget:
+            parser.error(
+                f"argument --step-budget: {options.step_budget} local steps in all are less than "
+                f"one round of {steps}"
+            )
+
+
+def grid(options: Options) -> Iterator[dict]:
+    """Every run that the options ask for, as the columns `schema.RUN` that identify it."""
+    partition_name, alphas = options.partition, options.alpha
+    if options.iid is not None:
+        partition_name, alphas = ("iid", [None]) if options.iid == IID else ("lda", [options.iid])
+    if partition_name != "lda":
+        alphas = [None]
+    combinations = itertools.product(
+        options.dataset,
+        options.model,
+        alphas,
+        options.local_steps,
+        options.algorithm,
+        options.seed,
+    )
+    for dataset, model, alpha, local_steps, algorithm, seed in combinations:
+        yield {
+            "dataset": dataset,
+            "model": model,
+            "clients": options.clients,
+            "algorithm": algorithm,
+            "alpha": alpha,
+            "local_steps": local_steps,
+            "rounds": options.step_budget // local_steps if options.step_budget else options.rounds,
+            "batch_size": options.batch_size,
+            "seed": seed,
+            "partition": partition_name,
+            "aggregation": "clear",
+            "convergence": _threshold(options, dataset),
+            "variant": "published" if options.as_published else "corrected",
+            "overrides": _overrides(options),
+        }
+
+
+def _threshold(options, dataset):
+    if options.convergence is None:
+        return None
+    return options.convergence or CONVERGED[dataset]
+
+
+def _overrides(options):
+    given = {name: getattr(options, name) for name in OVERRIDES}
+    # Convergence is only as fine as the rounds at which it is looked for.
+    if options.convergence is not None:
+        given["evaluate_every"] = options.evaluate_every
+    return " ".join(f"{name}={value}" for name, value in given.items() if value is not None) or None

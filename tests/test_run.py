@@ -1,0 +1,162 @@
+"""Runs from the first round to the last: evaluation, convergence, divergence, interruption."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fl import algorithms, checkpoint, hardening, run, simulation
+from fl.models import MODELS
+from fl.rounds import Work
+from fl.sampling import MinibatchSampler
+from fl.training import Samples, sample_losses
+
+CLIENTS, BATCH, SIDE = 3, 4, 4
+PLAN = run.Plan(rounds=9, local_steps=1, evaluate_every=4)
+
+
+class Killed(BaseException):
+    """Stands for the end of a process in the middle of a run."""
+
+
+@pytest.fixture(params=["secadam", "adam"])
+def algorithm(request):
+    return request.param
+
+
+def make(algorithm="fedavg", mapping=None, **rates):
+    """A small federation of random images, and a sampler at its start."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, SIDE, SIDE, 1), dtype=np.uint8)
+    labels = rng.integers(0, 10, 40, dtype=np.int32)
+    samples = Samples(jnp.asarray(images), jnp.asarray(labels), jnp.float32(255))
+    model = MODELS["softmax"]()
+    losses = sample_losses(model)
+    work = Work(algorithms.ALGORITHMS[algorithm](**rates), losses, hardening.pgd(losses, 1e-3))
+    params = model.init(jax.random.key(0), samples.take(np.arange(1))[0])
+    sampler = MinibatchSampler(np.array_split(np.arange(40), CLIENTS), BATCH, [500] * CLIENTS)
+    return simulation.start(work, params, samples, sampler.weights, 1, mapping), sampler
+
+
+def weight_sum(params):
+    """Stands for an accuracy: any other function of the parameters would do."""
+    return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(params)))
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_evaluates_every_few_rounds_and_after_the_last_one():
+    outcome = run.train(*make(), weight_sum, PLAN)
+    assert [evaluation.round for evaluation in outcome.history] == [4, 8, 9]
+    assert outcome.history[-1].accuracy == weight_sum(outcome.params)
+    assert not outcome.diverged
+    assert outcome.reached is None
+
+
+@pytest.mark.parametrize("mapping", simulation.MAPPINGS)
+def test_loss_in_the_history_is_that_of_its_round(mapping):
+    federation, sampler = make(mapping=mapping)
+    _, losses = federation.run(federation.state, sampler.draw(9, 1).indices)
+    outcome = run.train(*make(mapping=mapping), weight_sum, PLAN)
+    seen = [evaluation.loss for evaluation in outcome.history]
+    np.testing.assert_allclose(seen, np.asarray(losses)[[3, 7, 8]], rtol=1e-6)
+
+
+def test_stops_once_the_target_is_reached():
+    accuracies = iter([0.2, 0.5, 0.7, 0.6])
+    plan = PLAN._replace(rounds=40, target=0.7)
+    outcome = run.train(*make(), lambda _: next(accuracies), plan)
+    assert outcome.reached == 12
+    assert outcome.history[-1] == (12, 0.7, outcome.history[-1].loss)
+
+
+def test_stops_when_the_loss_is_no_number():
+    outcome = run.train(*make(client_rate=1e38), weight_sum, PLAN._replace(rounds=1000))
+    assert outcome.diverged
+    assert all(np.isfinite(evaluation.loss) for evaluation in outcome.history)
+
+
+def test_parameters_that_overflow_in_the_last_round_count_as_diverged():
+    # The loss of the only round is still finite: it comes from the parameters before it.
+    federation, sampler = make(client_rate=3e38, server_rate=3e38)
+    outcome = run.train(federation, sampler, weight_sum, PLAN._replace(rounds=1))
+    assert outcome.diverged
+    assert outcome.history == []
+
+
+@pytest.mark.parametrize("mapping", simulation.MAPPINGS)
+def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(simulation, "SCANNED", 2)
+    whole = run.train(*make(algorithm, mapping), weight_sum, PLAN)
+
+    saved = tmp_path / "kept" / "run.npz"
+    evaluations = 0
+
+    def accuracy(params):
+        nonlocal evaluations
+        evaluations += 1
+        if evaluations == 2:
+            raise Killed
+        return weight_sum(params)
+
+    with pytest.raises(Killed):
+        run.train(*make(algorithm, mapping), accuracy, PLAN, saved)
+    # Before the evaluation after round 8, so some rounds were saved and some must be run again.
+    resumed = run.train(*make(algorithm, mapping), accuracy, PLAN, saved)
+    assert evaluations == 4  # the one after round 4 is not made again
+    assert bits(resumed.params) == bits(whole.params)
+    assert resumed.history == whole.history
+
+
+def test_finished_run_that_was_not_recorded_is_not_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
+    saved = tmp_path / "run.npz"
+    first = run.train(*make(), weight_sum, PLAN, saved)
+    again = run.train(*make(), weight_sum, PLAN, saved)
+    assert bits(again.params) == bits(first.params)
+    assert again.history == first.history
+
+
+def test_broken_checkpoint_is_reported_and_the_run_starts_anew(tmp_path):
+    whole = run.train(*make(), weight_sum, PLAN)
+    saved = tmp_path / "run.npz"
+    saved.write_bytes(b"PK\x03\x04 cut off")
+    with pytest.warns(UserWarning, match="starting from the first round"):
+        outcome = run.train(*make(), weight_sum, PLAN, saved)
+    assert bits(outcome.params) == bits(whole.params)
+
+
+def test_run_goes_on_where_no_checkpoint_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="no checkpoint"):
+        outcome = run.train(*make(), weight_sum, PLAN, tmp_path / "file" / "run.npz")
+    assert outcome.history[-1].round == 9
+
+
+def test_checkpoint_of_another_kind_of_state_is_refused(tmp_path):
+    path = tmp_path / "some.npz"
+    checkpoint.save(path, {"a": jnp.zeros(3)}, {})
+    with pytest.raises(checkpoint.CheckpointError, match="another kind of state"):
+        checkpoint.load(path, like={"a": jnp.zeros(4)})
+    with pytest.raises(checkpoint.CheckpointError, match="another kind of state"):
+        checkpoint.load(path, like={"a": jnp.zeros(3), "b": jnp.zeros(1)})
+
+
+def test_checkpoint_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+    path = tmp_path / "some.npz"
+    checkpoint.save(path, jnp.arange(3), {"done": 1})
+
+    def disk_full(*_, **__):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint.np, "savez", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.save(path, jnp.arange(4), {"done": 2})
+    state, notes = checkpoint.load(path, like=jnp.zeros(3, int))
+    assert notes == {"done": 1}
+    assert state.tolist() == [0, 1, 2]
+    assert list(tmp_path.iterdir()) == [path]
