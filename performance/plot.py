@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 from result_tables import ALPHA, RUN, aggregation_views, command_line, grids, load, total_steps
 
-from fl import results
+from fl import results, summary, tables
 
 COLUMN_WIDTH = 3.45  # inches: a column of a two-column paper
 STYLE = {
@@ -97,8 +97,8 @@ def local_step_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     for name, (_, grid) in zip(names, found, strict=True):
         by = ["alpha", "algorithm", "local_steps"]
         order = {"alpha": sorted(grid["alpha"].dropna().unique()), "algorithm": _order(grid)}
-        stats = results.mean_and_std(grid.sort_values("local_steps"), by, "final_accuracy", order)
-        panels = list(results.groups(stats, ["alpha"]))
+        stats = summary.mean_and_std(grid.sort_values("local_steps"), by, "final_accuracy", order)
+        panels = list(summary.groups(stats, ["alpha"]))
         figure, axes = _panels(len(panels))
         for axis, (values, panel) in zip(axes, panels, strict=True):
             if pd.notna(values["alpha"]):
@@ -118,14 +118,14 @@ def round_figures(history: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     setting = [name for name in RUN if name not in ("algorithm", "seed", "aggregation")]
     found = [
         ({**values, "aggregation": aggregation}, view)
-        for values, rows in results.groups(history, setting)
+        for values, rows in summary.groups(history, setting)
         for aggregation, view in aggregation_views(rows)
     ]
     names = _names("accuracy", [values for values, _ in found])
     for name, (_, view) in zip(names, found, strict=True):
         by = ["algorithm", "round"]
         order = {"algorithm": _order(view)}
-        stats = results.mean_and_std(view.sort_values("round"), by, "accuracy", order)
+        stats = summary.mean_and_std(view.sort_values("round"), by, "accuracy", order)
         # A line ends where the first of its runs does (at convergence): behind that, the mean
         # would jump as runs drop out.
         runs = stats.groupby("algorithm")["runs"]
@@ -151,7 +151,7 @@ def _read_history(path, frame):
 
 
 def _order(frame):
-    return results.display_order(frame["algorithm"])
+    return tables.display_order(frame["algorithm"])
 
 
 def _names(prefix, settings):
@@ -209,7 +209,7 @@ def _draw(axis, stats, x, crosses):
             linewidth=look.width,
             marker=look.marker,
             markevery=(number * step // len(algorithms), step),
-            label=results.display_name(algorithm),
+            label=tables.display_name(algorithm),
         )
         diverged = crosses[(crosses["algorithm"] == algorithm) & (crosses["diverged"] > 0)]
         if len(diverged):
@@ -246,7 +246,7 @@ def _label(figure, x):
     for axis in figure.axes:
         handles, labels = axis.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
-    order = {name: number for number, name in enumerate(results.DISPLAY_NAMES.values())}
+    order = {name: number for number, name in enumerate(tables.DISPLAY_NAMES.values())}
     labels = sorted(found, key=lambda label: order.get(label, len(order)))
     figure.legend(
         [found[label] for label in labels],

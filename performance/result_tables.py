@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 from schema import RUN
 
-from fl import results
+from fl import results, summary, tables
 
 MAIN_SETTING = {"alpha": 0.5, "local_steps": 1}
 # The same for all runs in a table of algorithms, and in a grid of local steps.
@@ -63,18 +63,18 @@ def main() -> None:
     frame = frame[frame["convergence"].notna() == options.convergence]
     setting = MAIN_SETTING | dict(options.select)
     if options.convergence:
-        tables = list(convergence_tables(frame, setting))
+        found = list(convergence_tables(frame, setting))
     else:
-        tables = [
+        found = [
             *accuracy_tables(frame, setting, paper, options.decimals),
             *grid_tables(frame, paper, options.decimals),
         ]
-    if not tables:
+    if not found:
         chosen = ", ".join(f"{name}={value}" for name, value in setting.items())
         other = "without" if options.convergence else "with"
         sys.exit(f"no runs with {chosen}: choose with --select, or try {other} --convergence")
-    print("\n".join(_typeset(tables, options.markdown, options.bold)), end="")
-    left_out = len(frame.index.difference(frame.index[:0].append([t.runs for t in tables])))
+    print("\n".join(_typeset(found, options.markdown, options.bold)), end="")
+    left_out = len(frame.index.difference(frame.index[:0].append([t.runs for t in found])))
     if left_out:
         print(f"note: {left_out} other runs: choose them with --select", file=sys.stderr)
 
@@ -114,7 +114,7 @@ def load(parser: argparse.ArgumentParser, options: argparse.Namespace) -> pd.Dat
     needs = [*RUN, "status", "final_accuracy", "rounds_to_convergence"]
     frame = _read(options.results, needs)
     for name in ("dataset", "model"):
-        held = results.display_order(frame[name])
+        held = tables.display_order(frame[name])
         for value in getattr(options, name):
             if value not in held:
                 parser.error(
@@ -129,8 +129,8 @@ def load(parser: argparse.ArgumentParser, options: argparse.Namespace) -> pd.Dat
         frame = frame[results.matches(frame, {name: value})]
     if frame.empty:
         sys.exit(f"no such runs in {options.results}")
-    order = {name: results.display_order(frame[name]) for name in ("dataset", "model", "algorithm")}
-    return results.in_order(frame.drop_duplicates(RUN, keep="last"), order)
+    order = {name: tables.display_order(frame[name]) for name in ("dataset", "model", "algorithm")}
+    return summary.in_order(frame.drop_duplicates(RUN, keep="last"), order)
 
 
 def aggregation_views(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -156,7 +156,7 @@ def aggregation_views(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]
 
 def grids(frame: pd.DataFrame) -> Iterator[tuple[dict, str, pd.DataFrame]]:
     """Yield the setting, the aggregation (or empty) and the runs of each grid of local steps."""
-    for setting, rows in results.groups(frame, GRID):
+    for setting, rows in summary.groups(frame, GRID):
         for aggregation, view in aggregation_views(rows):
             for grid in _step_views(view):
                 own = grid[grid["aggregation"] == aggregation] if aggregation else grid
@@ -195,8 +195,8 @@ def accuracy_tables(
         yield Table(
             name="accuracy",
             caption=_caption("Final test accuracy (%)", view, stats, values, _rounds(view)),
-            cells=results.text_table(labels, rows, columns, 100, decimals, order=order),
-            best=results.best(_ours(labels), rows, columns, decimals=decimals + 2),
+            cells=tables.text_table(labels, rows, columns, 100, decimals, order=order),
+            best=tables.best(_ours(labels), rows, columns, decimals=decimals + 2),
             runs=view.index,
         )
 
@@ -204,9 +204,7 @@ def accuracy_tables(
 def convergence_tables(frame: pd.DataFrame, setting: dict) -> Iterator[Table]:
     """Rounds until an accuracy was reached, by data set and model, a table for each setting."""
     rows, columns = ["algorithm"], ["dataset", "model"]
-    names = frame["dataset"].map(results.display_name) + frame["convergence"].map(
-        " ({:.0%})".format
-    )
+    names = frame["dataset"].map(tables.display_name) + frame["convergence"].map(" ({:.0%})".format)
     for values, view in _settings(frame.assign(dataset=names), setting):
         stats = _statistics(view, [*columns, *rows], "rounds_to_convergence", None)
         labels, order = _labelled(stats, rows, columns)
@@ -214,8 +212,8 @@ def convergence_tables(frame: pd.DataFrame, setting: dict) -> Iterator[Table]:
         yield Table(
             name="convergence",
             caption=_caption(what, view, stats, values, f"at most {_rounds(view)}"),
-            cells=results.text_table(labels, rows, columns, 1, 0, "not reached", order),
-            best=results.best(labels, rows, columns, largest=False, decimals=0),
+            cells=tables.text_table(labels, rows, columns, 1, 0, "not reached", order),
+            best=tables.best(labels, rows, columns, largest=False, decimals=0),
             runs=view.index,
         )
 
@@ -227,13 +225,13 @@ def grid_tables(frame: pd.DataFrame, paper: pd.DataFrame | None, decimals: int) 
         rows = [name for name in ("alpha", "local_steps") if view[name].notna().all()]
         stats = _statistics(view, [*rows, "algorithm"], "final_accuracy", paper)
         labels, order = _labelled(stats, rows, ["algorithm"])
-        names = [results.display_name(setting[name]) for name in ("dataset", "model")]
+        names = [tables.display_name(setting[name]) for name in ("dataset", "model")]
         what = f"{', '.join(names)}: final test accuracy (%)"
         yield Table(
             name=f"local-steps-{setting['dataset']}-{setting['model']}",
             caption=_caption(what, view, stats, setting, _rounds(view)),
-            cells=results.text_table(labels, rows, ["algorithm"], 100, decimals, order=order),
-            best=results.best(_ours(labels), rows, ["algorithm"], "columns", decimals=decimals + 2),
+            cells=tables.text_table(labels, rows, ["algorithm"], 100, decimals, order=order),
+            best=tables.best(_ours(labels), rows, ["algorithm"], "columns", decimals=decimals + 2),
             runs=view.index,
         )
 
@@ -241,13 +239,13 @@ def grid_tables(frame: pd.DataFrame, paper: pd.DataFrame | None, decimals: int) 
 def _settings(frame, setting):
     others = {name: value for name, value in setting.items() if name != "alpha"}
     alpha = results.matches(frame, {"alpha": setting["alpha"]}) | (frame["partition"] != "lda")
-    for values, rows in results.groups(frame[results.matches(frame, others) & alpha], SETTING):
+    for values, rows in summary.groups(frame[results.matches(frame, others) & alpha], SETTING):
         for _, view in aggregation_views(rows):
             yield values, view
 
 
 def _statistics(view, by, value, paper):
-    stats = results.mean_and_std(view, by, value).assign(source="")
+    stats = summary.mean_and_std(view, by, value).assign(source="")
     if paper is None:
         return stats
     published = paper.merge(view[PAPER].drop_duplicates())
@@ -264,7 +262,7 @@ def _labelled(stats, rows, columns):
     labels, order = stats.copy(), {}
     for name in [*rows, *columns]:
         numeric = pd.api.types.is_numeric_dtype(stats[name])
-        keys = sorted(stats[name].unique()) if numeric else results.display_order(stats[name])
+        keys = sorted(stats[name].unique()) if numeric else tables.display_order(stats[name])
         texts = {key: _text(name, key) for key in keys}
         labels[name] = stats[name].map(texts)
         order[name] = list(texts.values())
@@ -276,7 +274,7 @@ def _labelled(stats, rows, columns):
 def _text(name, key):
     if name == "alpha":
         return f"{ALPHA} = {key:g}"
-    return results.display_name(key, short=True) if isinstance(key, str) else str(key)
+    return tables.display_name(key, short=True) if isinstance(key, str) else str(key)
 
 
 def _caption(what, view, stats, setting, rounds):
@@ -328,7 +326,7 @@ def _rounds(view):
 
 def _describe_aggregation(view):
     kinds = view.groupby("algorithm", sort=False)["aggregation"].first()
-    secure = [results.display_name(name) for name in kinds.index[kinds == "protocol"]]
+    secure = [tables.display_name(name) for name in kinds.index[kinds == "protocol"]]
     if not secure:
         return "All sums in the clear"
     if len(secure) == len(kinds):
@@ -341,18 +339,18 @@ def _count(number, noun):
     return f"{text} {noun}{'' if number == 1 else 's'}"
 
 
-def _typeset(tables, markdown, bold):
+def _typeset(found, markdown, bold):
     names = []
-    for table in tables:
+    for table in found:
         names.append(table.name)
         mask = table.best if bold else None
         if markdown:
-            yield f"{table.caption}\n\n{results.markdown_table(table.cells, mask)}"
+            yield f"{table.caption}\n\n{tables.markdown_table(table.cells, mask)}"
             continue
         again = names.count(table.name)
         label = f"tab:performance-{table.name}" + (f"-{again}" if again > 1 else "")
         wide = table.cells.shape[1] > 3
-        yield results.latex_table(table.cells, table.caption, label, mask, wide)
+        yield tables.latex_table(table.cells, table.caption, label, mask, wide)
 
 
 def _read(path, needs):

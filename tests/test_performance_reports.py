@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fl import results
+from fl import results, tables
 
 FOLDER = Path(__file__).parents[1] / "performance"
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
@@ -19,7 +19,13 @@ RUN = {
     **{"dataset": "digits", "model": "lenet", "clients": 10, "algorithm": "fedavg", "alpha": 0.5},
     **{"local_steps": 1, "final_accuracy": 0.5, "rounds": 200, "batch_size": 32, "seed": 0},
     **{"partition": "lda", "aggregation": "clear", "rounds_to_convergence": None},
-    **{"convergence": None, "status": "ok", "variant": "corrected", "date": DATE},
+    **{
+        "convergence": None,
+        "status": "ok",
+        "variant": "corrected",
+        "overrides": None,
+        "date": DATE,
+    },
 }
 EVALUATION = {
     name: value
@@ -76,7 +82,7 @@ def run_script(script, *arguments, status=0, cwd=None):
     return done
 
 
-def tables(path, *arguments):
+def markdown_tables(path, *arguments):
     """Captions and rows (lists of cells) of the tables for GitHub."""
     output = run_script(FOLDER / "result_tables.py", "--results", path, "--markdown", *arguments)
     blocks = output.stdout.strip().split("\n\n")
@@ -92,7 +98,7 @@ def tables(path, *arguments):
 
 def test_main_table_and_grid(tmp_path):
     path = write(tmp_path / "results.csv", grid())
-    (caption, main), (grid_caption, steps) = tables(path)
+    (caption, main), (grid_caption, steps) = markdown_tables(path)
     assert caption.startswith("Final test accuracy (%), mean (standard deviation) over 3 seeds. ")
     assert f"10 clients, batch size 32, LDA partition with {ALPHA} = 0.5" in caption
     assert "1 local step a round, 200 rounds" in caption
@@ -119,22 +125,23 @@ def test_main_table_and_grid(tmp_path):
         ("batch_size", 8, "batch size 8"),
         ("partition", "iid", "IID partition"),
         ("variant", "published", "published variant"),
+        ("overrides", "client_rate=0.01", "client_rate=0.01"),
         ("aggregation", "protocol", "All sums under secure aggregation"),
     ],
 )
 def test_other_settings_get_tables_of_their_own(tmp_path, name, value, words):
     path = write(tmp_path / "results.csv", runs() + runs(**{name: value, "final_accuracy": 0.25}))
-    found = tables(path)
+    found = markdown_tables(path)
     assert sorted({row[1] for row in rows[2:]} == {"25.0 (0.0)"} for _, rows in found) == [0, 1]
     assert sum(words in caption for caption, _ in found) == 1
-    ((caption, rows),) = tables(path, "--select", f"{name}={value}")
+    ((caption, rows),) = markdown_tables(path, "--select", f"{name}={value}")
     assert words in caption
     assert {row[1] for row in rows[2:]} == {"25.0 (0.0)"}
 
 
 def test_a_run_that_is_there_twice_counts_once(tmp_path):
     path = write(tmp_path / "results.csv", [*runs(final_accuracy=0.9), *runs()[:6]])
-    ((caption, rows),) = tables(path)
+    ((caption, rows),) = markdown_tables(path)
     assert "over 3 seeds" in caption
     assert rows[2][1] != "90.0 (0.0)", "the later one counts"
     assert rows[4][1] == "90.0 (0.0)"
@@ -143,7 +150,7 @@ def test_a_run_that_is_there_twice_counts_once(tmp_path):
 def test_one_seed_and_diverged_runs(tmp_path):
     found = [RUN, RUN | {"algorithm": "fedadam", "status": "diverged", "final_accuracy": None}]
     path = write(tmp_path / "results.csv", found)
-    ((caption, rows),) = tables(path, "--decimals", "2")
+    ((caption, rows),) = markdown_tables(path, "--decimals", "2")
     assert caption.startswith("Final test accuracy (%), 1 seed. ")
     assert "† stands for a run that diverged" in caption
     assert rows[2:] == [["FedAvg", "50.00"], ["FedAdam", "diverged"]]
@@ -152,10 +159,10 @@ def test_one_seed_and_diverged_runs(tmp_path):
 def test_protocol_and_clear_sums_side_by_side(tmp_path):
     protocol = [run for run in runs(aggregation="protocol") if run["algorithm"] != "fedavg"]
     mixed = [run for run in runs() if run["algorithm"] == "fedavg"] + protocol
-    ((caption, rows),) = tables(write(tmp_path / "one.csv", mixed))
+    ((caption, rows),) = markdown_tables(write(tmp_path / "one.csv", mixed))
     assert "under secure aggregation for SecAgg, SecAdam, in the clear otherwise" in caption
     assert len(rows) == 5
-    both = tables(write(tmp_path / "two.csv", mixed + runs(dataset="cifar10") + runs()))
+    both = markdown_tables(write(tmp_path / "two.csv", mixed + runs(dataset="cifar10") + runs()))
     assert [rows[0][1:] for _, rows in both] == [
         ["Digits LeNet"],
         ["Digits LeNet", "CIFAR-10 LeNet"],
@@ -169,7 +176,7 @@ def test_rounds_to_convergence(tmp_path):
     found[0] |= {"rounds_to_convergence": 60}
     found[1] |= {"rounds_to_convergence": None}
     path = write(tmp_path / "results.csv", found + runs(**wanted | {"convergence": 0.9}))
-    ((caption, rows),) = tables(path, "--convergence", "--bold")
+    ((caption, rows),) = markdown_tables(path, "--convergence", "--bold")
     assert "at most 3,000 rounds" in caption
     assert "‡ stands for a run that did not get there" in caption
     assert rows[0] == ["Algorithm", "Digits (85%) LeNet", "Digits (90%) LeNet"]
@@ -189,14 +196,14 @@ def test_published_figures_beside_ours(tmp_path):
         "cifar10,lenet,10,fedavg,0.5,1,final_accuracy,0.1,0.1\n"
     )
     path = write(tmp_path / "results.csv", grid())
-    (caption, main), (_, steps) = tables(path, "--paper", paper, "--bold")
+    (caption, main), (_, steps) = markdown_tables(path, "--paper", paper, "--bold")
     assert "Rows marked paper: as published" in caption
     assert main[-1] == ["SecAdam, paper", "98.8 (0.1)"], "not in bold"
     assert main[-2][1].startswith("**")
     assert len(main) == 6
     published = [row for row in steps if row[1].endswith("paper")]
     assert [row[1] for row in published] == ["1, paper", "2, paper"]
-    assert published[1][2:] == [results.DASH, results.DASH, "90.0 (10.0)"]
+    assert published[1][2:] == [tables.DASH, tables.DASH, "90.0 (10.0)"]
 
 
 def test_runs_outside_the_tables_are_mentioned(tmp_path):

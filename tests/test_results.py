@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl import results
+from fl import results, summary, tables
 
 COLUMNS = ["algorithm", "seed", "accuracy", "hardware", "date"]
 DATE = "2026-11-22T10:53:50Z"
@@ -27,7 +27,7 @@ ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 
 APPENDER = """
 import itertools, sys
-from fl import results
+from fl import results, summary, tables
 path, name, count = sys.argv[1:]
 columns = ["algorithm", "seed", "accuracy", "hardware", "date"]
 print("ready", flush=True)
@@ -324,7 +324,7 @@ RUNS = pd.DataFrame(
 
 
 def test_mean_and_std_against_the_standard_library():
-    stats = results.mean_and_std(RUNS, ["algorithm", "alpha"], "accuracy")
+    stats = summary.mean_and_std(RUNS, ["algorithm", "alpha"], "accuracy")
     assert list(stats["algorithm"]) == ["b", "a", "a", "a"], "order of first appearance"
     assert list(stats.columns[2:]) == ["mean", "std", "runs", "diverged", "missing"]
     first, one, diverged, missing = stats.itertuples(index=False)
@@ -341,13 +341,13 @@ def test_mean_and_std_against_the_standard_library():
 
 def test_order_of_groups():
     order = {"algorithm": ["a", "b"], "alpha": [2.0, 1.0]}
-    stats = results.mean_and_std(RUNS, ["algorithm", "alpha"], "accuracy", order)
+    stats = summary.mean_and_std(RUNS, ["algorithm", "alpha"], "accuracy", order)
     assert list(stats["algorithm"]) == ["a", "a", "a", "b"]
     assert list(stats["alpha"][:2]) == [2.0, 1.0], "a value that is not listed goes last"
 
 
 def test_groups_keep_types_and_empty_keys():
-    keys = [key for key, _ in results.groups(RUNS, ["algorithm", "alpha"])]
+    keys = [key for key, _ in summary.groups(RUNS, ["algorithm", "alpha"])]
     assert keys[0] == {"algorithm": "b", "alpha": 1.0}
     assert any(np.isnan(key["alpha"]) for key in keys)
 
@@ -367,65 +367,65 @@ def sample_stats():
         columns=["alpha", "local_steps", "algorithm", "accuracy", "status"],
     )
     frame.loc[[0, 1, 9], "status"] = "diverged"
-    return results.mean_and_std(frame, ["alpha", "local_steps", "algorithm"], "accuracy")
+    return summary.mean_and_std(frame, ["alpha", "local_steps", "algorithm"], "accuracy")
 
 
 def test_cells_and_bold():
     stats = sample_stats()
-    cells = results.text_table(stats, ["alpha", "local_steps"], ["algorithm"], 100, 1)
-    plain = cells.map(lambda text: text.replace(results.FIGURE_SPACE, ""))
+    cells = tables.text_table(stats, ["alpha", "local_steps"], ["algorithm"], 100, 1)
+    plain = cells.map(lambda text: text.replace(tables.FIGURE_SPACE, ""))
     assert list(plain["FedAvg"]) == [
-        f"2.0 ({results.DASH})††",
+        f"2.0 ({tables.DASH})††",
         "10.0 (10.0)",
         "1.0 (1.0)",
         "10.0 (10.0)",
     ]
     assert plain.iloc[1, 1] == "25.0 (7.1)†"
     assert len({len(text.rstrip("†")) for text in cells["FedAvg"]}) == 1, "padded to one width"
-    best = results.best(stats, ["alpha", "local_steps"], ["algorithm"], "columns", decimals=3)
+    best = tables.best(stats, ["alpha", "local_steps"], ["algorithm"], "columns", decimals=3)
     assert best.to_numpy().tolist() == [[False, True]] * 4
-    least = results.best(stats, ["local_steps"], ["alpha", "algorithm"], largest=False)
+    least = tables.best(stats, ["local_steps"], ["alpha", "algorithm"], largest=False)
     assert least.loc["1", (f"{ALPHA} = 1", "FedAvg")]
 
 
 def test_absent_combinations_and_single_runs():
     frame = pd.DataFrame({"a": ["x", "y"], "b": ["u", "v"], "value": [1.0, np.nan]})
-    stats = results.mean_and_std(frame, ["a", "b"], "value")
-    cells = results.text_table(stats, ["a"], ["b"], decimals=0, missing="never")
-    assert cells.to_numpy().tolist() == [["1", results.DASH], [results.DASH, "never"]]
-    turned = results.text_table(stats, ["a"], ["b"], order={"a": ["y", "x"], "b": ["v", "u"]})
+    stats = summary.mean_and_std(frame, ["a", "b"], "value")
+    cells = tables.text_table(stats, ["a"], ["b"], decimals=0, missing="never")
+    assert cells.to_numpy().tolist() == [["1", tables.DASH], [tables.DASH, "never"]]
+    turned = tables.text_table(stats, ["a"], ["b"], order={"a": ["y", "x"], "b": ["v", "u"]})
     assert list(turned.index) == ["y", "x"]
     assert list(turned.columns) == ["v", "u"]
 
 
 def test_markdown():
     stats = sample_stats()
-    cells = results.text_table(stats, ["local_steps"], ["alpha", "algorithm"], 100, 1)
-    bold = results.best(stats, ["local_steps"], ["alpha", "algorithm"], "columns")
-    lines = results.markdown_table(cells, bold).splitlines()
+    cells = tables.text_table(stats, ["local_steps"], ["alpha", "algorithm"], 100, 1)
+    bold = tables.best(stats, ["local_steps"], ["alpha", "algorithm"], "columns")
+    lines = tables.markdown_table(cells, bold).splitlines()
     assert lines[0].startswith(f"| Local steps | {ALPHA} = 0.1 FedAvg | {ALPHA} = 0.1 50% & more")
     assert lines[1] == "| :-- | --: | --: | --: | --: |"
-    assert lines[2].startswith(f"| 1 | 2.0 ({results.DASH})†† | **11.0 (1.0)** |")
+    assert lines[2].startswith(f"| 1 | 2.0 ({tables.DASH})†† | **11.0 (1.0)** |")
     assert r"<a\|b>" in lines[0]
 
 
 def test_latex_without_a_float():
     cells = pd.DataFrame({"A": ["1.0 (0.5)"]}, index=pd.Index(["x"], name="algorithm"))
-    text = results.latex_table(cells)
+    text = tables.latex_table(cells)
     assert text.startswith(r"\begin{tabular}")
     assert "Algorithm & A \\\\\n\\midrule\nx & 1.0 (0.5) \\\\\n\\bottomrule" in text
-    assert r"\textbf{1.0} (0.5)" in results.latex_table(cells, bold=cells.map(bool))
+    assert r"\textbf{1.0} (0.5)" in tables.latex_table(cells, bold=cells.map(bool))
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 def test_latex_compiles(tmp_path):
     stats = sample_stats()
-    grouped = results.text_table(stats, ["alpha", "local_steps"], ["algorithm"], 100, 1)
-    spanned = results.text_table(stats, ["local_steps"], ["alpha", "algorithm"], 100, 1)
+    grouped = tables.text_table(stats, ["alpha", "local_steps"], ["algorithm"], 100, 1)
+    spanned = tables.text_table(stats, ["local_steps"], ["alpha", "algorithm"], 100, 1)
     text = io.StringIO()
     text.write("\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n")
-    text.write(results.latex_table(grouped, f"100% of {ALPHA} & † {{{results.DASH}}} _", "tab:a_1"))
-    text.write(results.latex_table(spanned, label="tab:b", bold=spanned.map(bool), wide=True))
+    text.write(tables.latex_table(grouped, f"100% of {ALPHA} & † {{{tables.DASH}}} _", "tab:a_1"))
+    text.write(tables.latex_table(spanned, label="tab:b", bold=spanned.map(bool), wide=True))
     text.write("\\ref{tab:a_1}\\end{document}\n")
     (tmp_path / "table.tex").write_text(text.getvalue())
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
@@ -438,12 +438,12 @@ def test_latex_compiles(tmp_path):
 
 
 def test_display_names():
-    assert results.display_name("lenet") == "LeNet-300-100"
-    assert results.display_name("lenet", short=True) == "LeNet"
-    assert results.display_name("svhn_cropped", short=True) == "SVHN"
-    assert results.display_name("something_new") == "something_new"
+    assert tables.display_name("lenet") == "LeNet-300-100"
+    assert tables.display_name("lenet", short=True) == "LeNet"
+    assert tables.display_name("svhn_cropped", short=True) == "SVHN"
+    assert tables.display_name("something_new") == "something_new"
     keys = ["zzz", "secadam", "aaa", "fedavg", "zzz"]
-    assert results.display_order(keys) == ["fedavg", "secadam", "zzz", "aaa"]
+    assert tables.display_order(keys) == ["fedavg", "secadam", "zzz", "aaa"]
 
 
 def test_provenance_fits_a_results_file(tmp_path):
