@@ -65,11 +65,12 @@ else
 fi
 
 if [ -e "$results" ]; then
-    folder=$(dirname "$results")
+    folder=$PWD/$(dirname "$results")
+    folder=${folder%/.}
     "$python" plot.py --results "$results" --output "$folder/figures"
     "$python" result_tables.py --results "$results" >"$folder/tables.tex"
-    echo "Results: performance/$results"
-    echo "Figures: performance/$folder/figures/"
-    echo "Tables:  performance/$folder/tables.tex"
+    echo "Results: $folder/results.csv"
+    echo "Figures: $folder/figures/"
+    echo "Tables:  $folder/tables.tex"
 fi
 exit "$status"

@@ -234,7 +234,7 @@ def test_latex_compiles(tmp_path):
 
 def test_plots_beside_the_results_and_the_same_each_time(tmp_path):
     # As a user does: in the folder, with no options.
-    for name in ("plot.py", "result_tables.py"):
+    for name in ("plot.py", "result_tables.py", "schema.py"):
         shutil.copy(FOLDER / name, tmp_path)
     found = [run for run in grid() if run["alpha"] == 0.5]
     found[2] |= {"status": "diverged"}
