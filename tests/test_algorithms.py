@@ -1,0 +1,296 @@
+"""The algorithms as pure functions, against closed forms and formulas written out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fl.algorithms import (
+    ALGORITHMS,
+    ALIASES,
+    Moments,
+    adam,
+    fedadam,
+    fedavg,
+    secadam,
+    secadam_fedadam,
+    secagg,
+)
+
+B1, B2, EPSILON = 0.9, 0.999, 1e-8
+SHAPES = {"kernel": (3, 2), "bias": (2,)}
+
+pytestmark = pytest.mark.usefixtures("double_precision")
+
+seeds = st.integers(0, 2**32)
+
+
+def draw(rng, spread=1.0):
+    """Draw a pytree like the parameters."""
+    return {name: jnp.asarray(rng.normal(0, spread, shape)) for name, shape in SHAPES.items()}
+
+
+def mean(trees):
+    return jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *trees)
+
+
+def take_steps(algorithm, w, state, gradients):
+    """Let a client take local steps along given gradients -> (message, state)."""
+    local = w
+    for gradient in gradients:
+        update, state = algorithm.client_optimizer.update(gradient, state, local)
+        local = optax.apply_updates(local, update)
+    return algorithm.message(w, local, state), state
+
+
+def send(algorithm, w, gradients):
+    """As `take_steps`, of a client that has just come."""
+    return take_steps(algorithm, w, algorithm.client_optimizer.init(w), gradients)[0]
+
+
+def step_server(algorithm, w, state, message):
+    gradient = algorithm.pseudo_gradient(message)
+    update, state = algorithm.server_optimizer.update(gradient, state, w)
+    return optax.apply_updates(w, update), state
+
+
+def assert_close(got, want, rtol=1e-12, atol=1e-15):
+    for name in SHAPES:
+        np.testing.assert_allclose(got[name], want[name], rtol, atol)
+
+
+def moments_by_hand(gradients):
+    """The bias-corrected moments after these gradients, as weighted sums, for one entry each."""
+    k = len(gradients)
+    m = sum((1 - B1) * B1 ** (k - 1 - j) * g for j, g in enumerate(gradients)) / (1 - B1**k)
+    v = sum((1 - B2) * B2 ** (k - 1 - j) * g**2 for j, g in enumerate(gradients)) / (1 - B2**k)
+    return m, v
+
+
+class TestFedAvg:
+    @given(seeds, st.integers(1, 5))
+    def test_one_step_is_centralised_descent_on_the_mean_loss(self, seed, clients):
+        rng = np.random.default_rng(seed)
+        w, targets = draw(rng), [draw(rng) for _ in range(clients)]
+
+        def loss(w, target):
+            return sum(jnp.sum(jnp.cosh(w[name] - target[name])) for name in SHAPES)
+
+        algorithm = fedavg()
+        messages = [send(algorithm, w, [jax.grad(loss)(w, target)]) for target in targets]
+        got, _ = step_server(algorithm, w, algorithm.server_optimizer.init(w), mean(messages))
+        g = jax.grad(lambda w: sum(loss(w, target) for target in targets) / clients)(w)
+        assert_close(got, jax.tree.map(lambda w, g: w - 0.1 * g, w, g), 1e-10)
+
+    @pytest.mark.parametrize("build", [fedavg, adam, fedadam, secagg])
+    def test_sends_how_far_the_client_went(self, build):
+        rng = np.random.default_rng(0)
+        w, gradients = draw(rng), [draw(rng) for _ in range(3)]
+        client = reference.Adam(0.001) if build is adam else reference.SGD(0.1)
+        for name in SHAPES:
+            w_i = w[name]
+            client.t, client.m, client.v = 0, 0, 0
+            for gradient in gradients:
+                w_i = client.step(w_i, gradient[name])
+            np.testing.assert_allclose(send(build(), w, gradients)[name], w[name] - w_i, 1e-9)
+
+    @pytest.mark.parametrize("build", [fedavg, adam, secagg])
+    def test_takes_the_mean_update_off_the_parameters(self, build):
+        rng = np.random.default_rng(0)
+        w, message, algorithm = draw(rng), draw(rng), build()
+        state = algorithm.server_optimizer.init(w)
+        for _ in range(3):  # the same in every round
+            got, state = step_server(algorithm, w, state, message)
+            assert_close(got, jax.tree.map(jnp.subtract, w, message))
+
+    def test_rates_can_be_chosen(self):
+        rng = np.random.default_rng(0)
+        w, g, algorithm = draw(rng), draw(rng), fedavg(client_rate=0.3, server_rate=0.5)
+        message = send(algorithm, w, [g])
+        got, _ = step_server(algorithm, w, algorithm.server_optimizer.init(w), message)
+        assert_close(got, jax.tree.map(lambda w, g: w - 0.5 * 0.3 * g, w, g))
+
+
+class TestServersAdam:
+    @pytest.mark.parametrize("local_steps", [1, 3])
+    @pytest.mark.parametrize("name", ["fedadam", "secadam_fedadam"])
+    def test_is_adam_by_hand(self, name, local_steps):
+        rng = np.random.default_rng(0)
+        if name == "fedadam":
+            algorithm, by_hand = fedadam(), reference.Adam(0.01, B1, B2)
+        else:
+            algorithm = secadam_fedadam(local_steps=local_steps)
+            by_hand = reference.Adam(0.001, B1**local_steps, B2**local_steps)
+        w = draw(rng)
+        expected, state = w["kernel"], algorithm.server_optimizer.init(w)
+        for _ in range(5):
+            message = draw(rng)
+            u = message["kernel"]
+            if name == "secadam_fedadam":
+                message = Moments(message, jax.tree.map(jnp.square, draw(rng)))
+                u = message.m["kernel"] / jnp.sqrt(message.v["kernel"])
+            w, state = step_server(algorithm, w, state, message)
+            expected = by_hand.step(expected, u)
+            np.testing.assert_allclose(w["kernel"], expected, 1e-10)
+
+    def test_the_first_step_is_the_rate_along_the_sign(self):
+        rng = np.random.default_rng(0)
+        w, algorithm = draw(rng), fedadam()
+        message = draw(rng)
+        got, _ = step_server(algorithm, w, algorithm.server_optimizer.init(w), message)
+        assert_close(got, jax.tree.map(lambda w, g: w - 0.01 * jnp.sign(g), w, message), 1e-4, 1e-5)
+
+
+class TestSecAdam:
+    @pytest.mark.parametrize("steps", [1, 2, 7])
+    def test_sends_bias_corrected_moments(self, steps):
+        rng = np.random.default_rng(steps)
+        w, gradients = draw(rng), [draw(rng, 10.0**-step) for step in range(steps)]
+        message = send(secadam(), w, gradients)
+        for name in SHAPES:
+            m, v = moments_by_hand([gradient[name] for gradient in gradients])
+            np.testing.assert_allclose(message.m[name], m, 1e-10)
+            np.testing.assert_allclose(message.v[name], v + EPSILON**2, 1e-10)
+
+    def test_moments_live_on_from_round_to_round(self):
+        rng = np.random.default_rng(0)
+        algorithm, gradients = secadam(), [draw(rng) for _ in range(6)]
+        state = algorithm.client_optimizer.init(draw(rng))
+        for number in range(3):  # rounds of two steps, each from other parameters
+            message, state = take_steps(algorithm, draw(rng), state, gradients[2 * number :][:2])
+        m, v = moments_by_hand([gradient["kernel"] for gradient in gradients])
+        np.testing.assert_allclose(message.m["kernel"], m, 1e-10)
+        np.testing.assert_allclose(message.v["kernel"], v + EPSILON**2, 1e-10)
+
+    def test_the_clients_take_steps_of_adam_meanwhile(self):
+        rng = np.random.default_rng(0)
+        algorithm, gradients, by_hand = secadam(), [draw(rng) for _ in range(4)], reference.Adam(1)
+        local = start = draw(rng)
+        state = algorithm.client_optimizer.init(start)
+        expected = start["kernel"]
+        for gradient in gradients:
+            update, state = algorithm.client_optimizer.update(gradient, state, local)
+            local = optax.apply_updates(local, update)
+            by_hand.rate = 0.001
+            expected = by_hand.step(expected, gradient["kernel"])
+        np.testing.assert_allclose(local["kernel"], expected, 1e-10)
+
+    def test_does_not_send_where_the_client_is(self):
+        rng = np.random.default_rng(0)
+        gradients = [draw(rng) for _ in range(2)]
+        here, there = (send(secadam(), draw(rng), gradients) for _ in range(2))
+        assert_close(here.m, there.m)
+        assert_close(here.v, there.v)
+
+    @given(seeds, st.integers(1, 5))
+    def test_steps_along_the_ratio_of_the_means(self, seed, clients):
+        rng = np.random.default_rng(seed)
+        w, algorithm = draw(rng), secadam()
+        messages = [Moments(draw(rng), jax.tree.map(jnp.square, draw(rng))) for _ in range(clients)]
+        state = algorithm.server_optimizer.init(w)
+        got, _ = step_server(algorithm, w, state, mean(messages))
+        for name in SHAPES:
+            m = sum(message.m[name] for message in messages) / clients
+            v = sum(message.v[name] for message in messages) / clients
+            np.testing.assert_allclose(got[name], w[name] - 0.001 * m / np.sqrt(v), 1e-12)
+
+    def test_the_ratio_of_the_means_is_not_the_mean_of_the_ratios(self):
+        one, other = (jax.tree.map(jnp.ones_like, draw(np.random.default_rng(0))) for _ in range(2))
+        sent = [Moments(one, one), Moments(other, jax.tree.map(lambda leaf: 9 * leaf, other))]
+        u = secadam().pseudo_gradient(mean(sent))
+        np.testing.assert_allclose(u["bias"], 1 / 5**0.5)  # and not (1 + 1/3) / 2
+
+    @given(seeds)
+    def test_the_mask_cancels(self, seed):
+        rng = np.random.default_rng(seed)
+        algorithm = secadam()
+        sent = [send(algorithm, draw(rng), [draw(rng), draw(rng)]) for _ in range(3)]
+        q = jax.tree.map(lambda leaf: jnp.exp(5 * leaf), draw(rng))
+        masked = [
+            Moments(
+                jax.tree.map(lambda q, m: q * m, q, message.m),
+                jax.tree.map(lambda q, v: q**2 * v, q, message.v),
+            )
+            for message in sent
+        ]
+        u, same = (algorithm.pseudo_gradient(mean(messages)) for messages in (sent, masked))
+        assert_close(same, u, 1e-10)
+
+    @pytest.mark.parametrize("rounds", [1, 5])
+    @pytest.mark.parametrize("name", ["secadam", "secadam_fedadam"])
+    @pytest.mark.parametrize("float_type", ["float32", "float64"])
+    def test_entries_that_never_get_a_gradient_stay(self, float_type, name, rounds):
+        algorithm, rng = ALGORITHMS[name](), np.random.default_rng(0)
+        w = start = jax.tree.map(lambda leaf: leaf.astype(float_type), draw(rng))
+        dead = np.zeros((3, 2), bool)
+        dead[1] = True
+        client, server = algorithm.client_optimizer.init(w), algorithm.server_optimizer.init(w)
+        for _ in range(rounds):
+            g = jax.tree.map(lambda leaf: leaf.astype(float_type), draw(rng))
+            g["kernel"] = jnp.where(dead, 0, g["kernel"])
+            message, client = take_steps(algorithm, w, client, [g])
+            assert np.all(message.m["kernel"][dead] == 0)
+            np.testing.assert_allclose(message.v["kernel"][dead], EPSILON**2, 1e-6)
+            w, server = step_server(algorithm, w, server, message)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(w))
+        assert np.array_equal(w["kernel"][dead], start["kernel"][dead])
+        assert not np.any(w["kernel"][~dead] == start["kernel"][~dead])
+
+    def test_the_offset_is_added_to_the_corrected_second_moment(self):
+        rng = np.random.default_rng(0)
+        w, gradients = draw(rng), [draw(rng), draw(rng)]
+        plain, offset = (send(secadam(offset=added), w, gradients) for added in (0.0, 0.5))
+        assert_close(offset.v, jax.tree.map(lambda v: v + 0.5, plain.v))
+        assert_close(offset.m, plain.m)
+
+
+class TestOneStepShortcut:
+    @pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"adam"}))
+    @settings(max_examples=6)
+    @given(seed=seeds, clients=st.integers(1, 4))
+    def test_is_the_mean_of_the_messages(self, name, seed, clients):
+        rng = np.random.default_rng(seed)
+        algorithm = ALGORITHMS[name]()
+        w, shortcut = draw(rng), algorithm.one_step
+        states = [algorithm.client_optimizer.init(w)] * clients
+        pooled = shortcut.init(w)
+        for _ in range(4):
+            w = draw(rng)  # the server may do what it likes in between
+            gradients = [draw(rng, spread) for spread in rng.uniform(0.01, 10, clients)]
+            done = [
+                take_steps(algorithm, w, state, [gradient])
+                for state, gradient in zip(states, gradients, strict=True)
+            ]
+            messages, states = zip(*done, strict=True)
+            statistics = shortcut.statistics or (lambda gradient: gradient)
+            message, pooled = shortcut.message(pooled, mean([statistics(g) for g in gradients]))
+            expected = mean(messages)
+            assert jax.tree.structure(message) == jax.tree.structure(expected)
+            for one, other in zip(*map(jax.tree.leaves, (message, expected)), strict=True):
+                np.testing.assert_allclose(one, other, 1e-10, 1e-14)
+
+    def test_adam_has_none_since_its_update_is_not_linear(self):
+        assert adam().one_step is None
+
+
+class TestNames:
+    def test_are_the_specs(self):
+        assert set(ALGORITHMS) == {
+            "fedavg",
+            "adam",
+            "fedadam",
+            "secagg",
+            "secadam",
+            "secadam_fedadam",
+        }
+
+    def test_published_names_are_aliases(self):
+        assert ALIASES == {"sgd": "fedavg", "ours": "secadam", "oursfedadam": "secadam_fedadam"}
+
+    def test_secure_aggregation_is_asked_for_where_privacy_rests_on_it(self):
+        secure = {name for name, build in ALGORITHMS.items() if build().secure}
+        assert secure == {"secagg", "secadam", "secadam_fedadam"}
