@@ -159,7 +159,8 @@ class Bench:
 
         @jax.jit
         def step(params, state, samples, chosen, weights):
-            params, state, _ = self.work.local_step(params, state, *samples.take(chosen), weights)
+            minibatch = (*samples.take(chosen), weights, jax.random.key(0))
+            params, state, _ = self.work.local_step(params, state, *minibatch)
             return params, state
 
         def run():

@@ -30,11 +30,13 @@ class State(NamedTuple):
         server: state of the server's optimizer.
         clients: states of the clients' optimizers: a tuple of one a client when unrolled, stacked
             [client, ...] when stacked, their mean when pooled.
+        key: uint32 [2], from which the random numbers of the rounds to come are drawn.
     """
 
     params: PyTree
     server: PyTree
     clients: PyTree
+    key: jax.Array
 
 
 class Rounds(NamedTuple):
@@ -57,24 +59,36 @@ class Work(NamedTuple):
         algorithm: see `fl.algorithms`.
         losses: (params, images, labels) -> the samples' losses [batch].
         harden: see `fl.hardening`.
+        augment: (images [batch, ...], key) -> images, before hardening; None for as they are.
+        privatise: (message, key) -> the message that leaves the client; None for as it is. Since
+            it acts on single messages, it rules the `OneStep` shortcut out.
     """
 
     algorithm: Algorithm
     losses: Callable
     harden: Harden
+    augment: Callable | None = None
+    privatise: Callable | None = None
 
     def gradient(self, params, images, labels, weights):
         """Weighted sum of the samples' losses, and its gradient with respect to params."""
         return jax.value_and_grad(lambda p: self.losses(p, images, labels) @ weights)(params)
 
-    def local_step(self, params, optimizer_state, images, labels, weights):
-        """One hardened minibatch of one client -> (params, optimizer state, loss)."""
+    def local_step(self, params, optimizer_state, images, labels, weights, key):
+        """One minibatch of one client -> (params, optimizer state, loss)."""
+        if self.augment:
+            images = self.augment(images, key)
         images = self.harden(params, images, labels)
         loss, gradient = self.gradient(params, images, labels, weights)
         update, optimizer_state = self.algorithm.client_optimizer.update(
             gradient, optimizer_state, params
         )
         return optax.apply_updates(params, update), optimizer_state, loss
+
+    def message(self, params, local, optimizer_state, key):
+        """What leaves a client that went from params to local."""
+        message = self.algorithm.message(params, local, optimizer_state)
+        return self.privatise(message, key) if self.privatise else message
 
     def server_step(self, params, server_state, mean_message):
         """The mean of the clients' messages -> (params, server optimizer state)."""
@@ -91,25 +105,30 @@ def stacked(work: Work) -> Rounds:
     `one_round` is not compiled by itself: compile it alone, or within a loop over rounds.
     """
 
-    def client(params, optimizer_state, samples, indices, weights):
+    def client(params, optimizer_state, samples, indices, weights, key, number):
+        steps = len(indices)
+
         def step(carry, minibatch):
-            *carry, loss = work.local_step(*carry, *samples.take(minibatch), weights)
+            indices, at = minibatch
+            key_here = _step_key(key, number, at)
+            *carry, loss = work.local_step(*carry, *samples.take(indices), weights, key_here)
             return tuple(carry), loss
 
         # A single step is not worth a loop, which costs convolutions dearly on CPU.
         (local, optimizer_state), losses = lax.scan(
-            step, (params, optimizer_state), indices, unroll=len(indices) == 1
+            step, (params, optimizer_state), (indices, jnp.arange(steps)), unroll=steps == 1
         )
-        message = work.algorithm.message(params, local, optimizer_state)
+        message = work.message(params, local, optimizer_state, _step_key(key, number, steps))
         return message, optimizer_state, losses.mean()
 
     def one_round(state, samples, indices, weights):
-        messages, clients, losses = jax.vmap(client, (None, 0, None, 0, 0))(
-            state.params, state.clients, samples, indices, weights
+        messages, clients, losses = jax.vmap(client, (None, 0, None, 0, 0, None, 0))(
+            *(state.params, state.clients, samples, indices, weights, state.key),
+            jnp.arange(len(indices)),
         )
         mean = jax.tree.map(lambda message: message.mean(0), messages)
         params, server = work.server_step(state.params, state.server, mean)
-        return State(params, server, clients), losses.mean()
+        return State(params, server, clients, _next_key(state.key)), losses.mean()
 
     def init_clients(params, count):
         one = work.algorithm.client_optimizer.init(params)
@@ -126,24 +145,30 @@ def unrolled(work: Work, group: int) -> Rounds:
     gradients of convolutions stay out of compiled loops.
     """
 
-    def step(local, clients, samples, indices, weights):
+    def step(local, clients, samples, indices, weights, key, first, number):
         done = [
-            work.local_step(params, state, *samples.take(minibatch), weight)
-            for params, state, minibatch, weight in zip(
-                local, clients, indices, weights, strict=True
+            work.local_step(
+                *(params, state, *samples.take(minibatch), weight),
+                _step_key(key, first + place, number),
+            )
+            for place, (params, state, minibatch, weight) in enumerate(
+                zip(local, clients, indices, weights, strict=True)
             )
         ]
         local, clients, losses = zip(*done, strict=True)
         return local, clients, sum(losses)
 
-    def last_step(params, total, clients, local, samples, indices, weights):
-        local, clients, loss = step(local, clients, samples, indices, weights)
-        sent = [work.algorithm.message(params, *each) for each in zip(local, clients, strict=True)]
+    def last_step(params, total, clients, local, samples, indices, weights, key, first, number):
+        local, clients, loss = step(local, clients, samples, indices, weights, key, first, number)
+        sent = [
+            work.message(params, *each, _step_key(key, first + place, number + 1))
+            for place, each in enumerate(zip(local, clients, strict=True))
+        ]
         return _sum([*sent, total]), clients, loss
 
-    def server(params, server_state, total, count):
+    def server(params, server_state, total, count, key):
         mean = jax.tree.map(lambda entry: entry / count, total)
-        return work.server_step(params, server_state, mean)
+        return *work.server_step(params, server_state, mean), _next_key(key)
 
     def zero(params, client):
         return jax.tree.map(jnp.zeros_like, work.algorithm.message(params, params, client))
@@ -160,18 +185,19 @@ def unrolled(work: Work, group: int) -> Rounds:
         for number in range(steps):
             for members in _groups(count, group):
                 minibatches = samples, indices[members, number], weights[members]
+                randomness = state.key, members.start, number
                 mine, standing = tuple(clients[members]), tuple(local[members])
                 if number < steps - 1:
                     local[members], clients[members], loss = step_group(
-                        standing, mine, *minibatches
+                        standing, mine, *minibatches, *randomness
                     )
                 else:
                     total, clients[members], loss = last_step_group(
-                        state.params, total, mine, standing, *minibatches
+                        state.params, total, mine, standing, *minibatches, *randomness
                     )
                 losses.append(loss)
-        params, server_state = server_step(state.params, state.server, total, count)
-        return State(params, server_state, tuple(clients)), sum(losses) / (count * steps)
+        params, server_state, key = server_step(state.params, state.server, total, count, state.key)
+        return State(params, server_state, tuple(clients), key), sum(losses) / (count * steps)
 
     def init_clients(params, count):
         init = jax.jit(work.algorithm.client_optimizer.init)
@@ -198,8 +224,9 @@ class PooledParts(NamedTuple):
     """A pooled round in two parts, neither of them compiled.
 
     Attributes:
-        statistics: (params, samples, indices [client, step, batch], weights [client, batch]) ->
-            sum over these clients of their gradients' statistics and losses.
+        statistics: (params, samples, indices [client, step, batch], weights [client, batch], key,
+            number of the first of these clients) -> sum over these clients of their gradients'
+            statistics and losses.
         finish: (state, that sum over all clients, number of clients) -> (state, mean loss).
         zero: params -> the sum over no clients.
     """
@@ -212,7 +239,9 @@ class PooledParts(NamedTuple):
 def _pooled_parts(work, sum_clients, cohort):
     shortcut = work.algorithm.one_step
 
-    def cohort_statistics(params, images, labels, weights):
+    def cohort_statistics(params, images, labels, weights, keys):
+        if work.augment:
+            images = jax.vmap(work.augment)(images, keys)
         flat = [entry.reshape(-1, *entry.shape[2:]) for entry in (images, labels, weights)]
         hardened = work.harden(params, *flat[:2])
         if shortcut.statistics is None:
@@ -225,11 +254,14 @@ def _pooled_parts(work, sum_clients, cohort):
 
         return sum_clients(client_statistics)(hardened.reshape(images.shape), labels, weights)
 
-    def statistics(params, samples, indices, weights):
+    def statistics(params, samples, indices, weights, key, first):
+        keys = jax.vmap(lambda client: _step_key(key, client, 0))(first + jnp.arange(len(indices)))
         cohorts = _groups(len(indices), cohort or len(indices))
         return _sum(
             [
-                cohort_statistics(params, *samples.take(indices[members, 0]), weights[members])
+                cohort_statistics(
+                    *(params, *samples.take(indices[members, 0]), weights[members], keys[members])
+                )
                 for members in cohorts
             ]
         )
@@ -238,7 +270,7 @@ def _pooled_parts(work, sum_clients, cohort):
         mean, loss = jax.tree.map(lambda entry: entry / count, total)
         message, clients = shortcut.message(state.clients, mean)
         params, server = work.server_step(state.params, state.server, message)
-        return State(params, server, clients), loss
+        return State(params, server, clients, _next_key(state.key)), loss
 
     def zero(params):
         statistics = shortcut.statistics(params) if shortcut.statistics else params
@@ -258,7 +290,7 @@ def pooled(work: Work) -> Rounds:
     parts = _pooled_parts(work, sum_vmapped, cohort=None)
 
     def one_round(state, samples, indices, weights):
-        total = parts.statistics(state.params, samples, indices, weights)
+        total = parts.statistics(state.params, samples, indices, weights, state.key, 0)
         return parts.finish(state, total, len(indices))
 
     return Rounds(lambda params, _: work.algorithm.one_step.init(params), one_round)
@@ -275,11 +307,11 @@ def pooled_in_groups(work: Work, group: int, cohort: int | None) -> Rounds:
     """
     parts = _pooled_parts(work, sum_unrolled, cohort)
 
-    def accumulate(params, total, samples, indices, weights):
-        return _sum([parts.statistics(params, samples, indices, weights), *total])
+    def accumulate(params, total, *clients):
+        return _sum([parts.statistics(params, *clients), *total])
 
-    def last(state, total, samples, indices, weights, count):
-        total = accumulate(state.params, total, samples, indices, weights)
+    def last(state, total, samples, indices, weights, first, count):
+        total = accumulate(state.params, total, samples, indices, weights, state.key, first)
         return parts.finish(state, total, count)
 
     zero = jax.jit(parts.zero)
@@ -291,12 +323,21 @@ def pooled_in_groups(work: Work, group: int, cohort: int | None) -> Rounds:
         # A single group, the common case, has nothing to add its sum to.
         total = [zero(state.params)] if others else []
         for members in others:
-            total = [
-                accumulate_group(state.params, total, samples, indices[members], weights[members])
-            ]
-        return last_group(state, total, samples, indices[final], weights[final], len(indices))
+            minibatches = samples, indices[members], weights[members]
+            total = [accumulate_group(state.params, total, *minibatches, state.key, members.start)]
+        minibatches = samples, indices[final], weights[final]
+        return last_group(state, total, *minibatches, final.start, len(indices))
 
     return Rounds(lambda params, _: work.algorithm.one_step.init(params), one_round)
+
+
+def _step_key(key, client, step):
+    """Key of a client's step in the round that starts from `key`; after the last, its message's."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.split(key)[0], client), step)
+
+
+def _next_key(key):
+    return jax.random.split(key)[1]
 
 
 def _groups(count, size):

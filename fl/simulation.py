@@ -98,6 +98,7 @@ def start(
     local_steps: int,
     mapping: Mapping | None = None,
     keep_clients: bool = False,
+    seed: int = 0,
 ) -> Federation:
     """Start a federation. Nothing is compiled before the first round.
 
@@ -109,6 +110,7 @@ def start(
         local_steps: steps of each client in a round, at least 1.
         mapping: one of `MAPPINGS`; by default the fastest.
         keep_clients: keep every client's own state even where the shortcut could do without.
+        seed: of what clients draw themselves, such as noise; not of their minibatches.
 
     Raises:
         ValueError: for a mapping that is not one of `MAPPINGS`.
@@ -116,7 +118,8 @@ def start(
     mapping = mapping or default_mapping()
     if mapping not in MAPPINGS:
         raise ValueError(f"unknown mapping {mapping}: choose from {MAPPINGS}")
-    shortcut = local_steps == 1 and not keep_clients and work.algorithm.one_step is not None
+    single = keep_clients or work.privatise is not None
+    shortcut = local_steps == 1 and not single and work.algorithm.one_step is not None
     if mapping.clients == "vmap":
         way = rounds.pooled(work) if shortcut else rounds.stacked(work)
     elif shortcut:
@@ -128,10 +131,22 @@ def start(
         params,
         work.algorithm.server_optimizer.init(params),
         way.init_clients(params, len(weights)),
+        jax.random.PRNGKey(seed),
     )
     if mapping.clients == "vmap":
         return _start_vmapped(way, state, samples, weights, mapping.rounds, stacked=not shortcut)
     return Federation(state, _loop(way.one_round, samples, jnp.asarray(weights)), chunk=1)
+
+
+def client_states(state: State) -> PyTree:
+    """Every client's optimizer state, stacked [client, ...], of a federation with `keep_clients`.
+
+    Args:
+        state: between two rounds; not given up.
+    """
+    if isinstance(state.clients, list | tuple) and not hasattr(state.clients, "_fields"):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *state.clients)
+    return state.clients
 
 
 def _start_vmapped(way, state, samples, weights, over_rounds, stacked):
@@ -140,7 +155,7 @@ def _start_vmapped(way, state, samples, weights, over_rounds, stacked):
     mesh = Mesh(np.array(devices), ("clients",))
     everywhere = NamedSharding(mesh, PartitionSpec())
     by_client = NamedSharding(mesh, PartitionSpec("clients"))
-    placement = State(everywhere, everywhere, by_client if stacked else everywhere)
+    placement = State(everywhere, everywhere, by_client if stacked else everywhere, everywhere)
 
     samples, weights = jax.device_put((samples, weights), (everywhere, by_client))
     state = jax.device_put(state, placement)

@@ -5,21 +5,15 @@ and appends a row for each to results.csv and its evaluations to results.history
 was interrupted goes on from its last checkpoint when the same command is given again.
 """
 
-import hashlib
-import json
 import sys
-from functools import lru_cache
+from functools import lru_cache, partial
 
-import jax
 import numpy as np
-import pandas as pd
 from schema import COLUMNS, HISTORY_COLUMNS
 from settings import Options, check, grid
 
 from fl import (
-    __version__,
     algorithms,
-    datasets,
     hardening,
     models,
     partition,
@@ -30,10 +24,17 @@ from fl import (
     simulation,
     training,
 )
+from fl.experiment import (
+    PGD_STEP_SHARE,
+    checkpoint_path,
+    evaluator,
+    initial_params,
+    load,
+    run_grid,
+    skip_done,
+)
 from fl.options import parse
 
-# PGD's step as a share of the client's learning rate, in the paper.
-PGD_STEP_SHARE = 0.01
 # What the published code does instead, restored by --as-published.
 PUBLISHED_OFFSET = 1e-9
 PUBLISHED_PGD_STEP = {False: 1e-3, True: 1e-6}  # by whether the algorithm is a SecAdam
@@ -53,43 +54,7 @@ def main() -> int:
     if options.skip_done:
         cells = skip_done(options.results, cells)
     simulation.keep_compiled_code()
-    status = 0
-    for cell in cells:
-        # What stops one run is said at once; the rest of the grid goes on.
-        try:
-            run_cell(options, cell)
-        except datasets.DatasetUnavailableError as error:
-            print(f"{describe(cell)}: {error}", file=sys.stderr)
-            status = 1
-        except partition.PartitionError as error:
-            print(
-                f"{describe(cell)}: arguments -n/--num-clients, --alpha, --partition: {error}",
-                file=sys.stderr,
-            )
-            status = 2
-        except (results.ResultsError, OSError) as error:
-            print("\n".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-            return 130
-    return status
-
-
-def skip_done(path, cells):
-    """Leave out the runs that a results file holds, and say how many and from where they are."""
-    held = results.read(path)
-    rows = [held[results.matches(held, cell)] if len(held) else held for cell in cells]
-    left = [cell for cell, done in zip(cells, rows, strict=True) if done.empty]
-    if len(left) < len(cells):
-        done = pd.concat(rows)
-        where = done[["hardware", "jax"]].drop_duplicates().itertuples(index=False)
-        machines = "; ".join(f"{hardware}, jax {version}" for hardware, version in where)
-        print(
-            f"{len(cells) - len(left)} of {len(cells)} runs are already in {path}, measured on "
-            f"{machines}: skipped"
-        )
-    return left
+    return run_grid(cells, partial(run_cell, options), describe)
 
 
 def run_cell(options, cell):
@@ -104,8 +69,7 @@ def run_cell(options, cell):
     )
     # In this experiment all clients draw with generators of the same seed.
     sampler = sampling.MinibatchSampler(parts, cell["batch_size"], [seed] * len(parts))
-    model = models.MODELS[cell["model"]]()
-    params = model.init(jax.random.key(seed), samples.take(np.arange(1))[0])
+    params = initial_params(cell["model"], samples, seed)
     federation = simulation.start(
         work(options, cell["model"], cell["algorithm"], cell["local_steps"]),
         params,
@@ -120,38 +84,18 @@ def run_cell(options, cell):
         target=cell["convergence"],
     )
     saved = checkpoint_path(options.results, cell, plan)
-    accuracy = evaluator(options, cell["dataset"], cell["model"])
+    without_last = cell["batch_size"] if options.as_published else None
+    accuracy = evaluator(cell["dataset"], options.data_dir, cell["model"], without_last)
     outcome = run.train(federation, sampler, accuracy, plan, saved, describe(cell))
     record(options.results, cell, outcome)
     saved.unlink(missing_ok=True)
-
-
-@lru_cache(maxsize=1)
-def load(name, data_dir):
-    """Load a data set -> (arrays on the host, training samples on the device)."""
-    dataset = datasets.load(name, data_dir)
-    return dataset, training.training_samples(dataset)
-
-
-@lru_cache(maxsize=1)
-def evaluator(options, dataset_name, model_name):
-    """Make params -> test accuracy."""
-    dataset, _ = load(dataset_name, options.data_dir)
-    if options.as_published:
-        # The published code leaves the last minibatch out, whatever its size.
-        last = (len(dataset.test_labels) - 1) // options.batch_size * options.batch_size
-        dataset = dataset._replace(
-            test_images=dataset.test_images[:last], test_labels=dataset.test_labels[:last]
-        )
-    return training.evaluator(models.MODELS[model_name](), dataset)
 
 
 @lru_cache
 def work(options, model_name, algorithm_name, local_steps):
     """Say what clients and server compute: the algorithm, the loss and the hardening."""
     is_secadam = algorithm_name.startswith("secadam")
-    rates = {"client_rate": options.client_rate, "server_rate": options.server_rate}
-    settings = {name: rate for name, rate in rates.items() if rate is not None}
+    settings = options.rates()
     if is_secadam and options.as_published:
         settings["offset"] = PUBLISHED_OFFSET
     if algorithm_name == "secadam_fedadam":
@@ -166,13 +110,6 @@ def work(options, model_name, algorithm_name, local_steps):
     if options.pgd_step is not None:
         step = options.pgd_step
     return rounds.Work(algorithm, losses, hardening.pgd(losses, step))
-
-
-def checkpoint_path(results_path, cell, plan):
-    """Where this very run keeps its checkpoints: other code or other options find no match."""
-    identity = [cell, plan, __version__, jax.__version__, jax.default_backend()]
-    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    return results_path.parent / ".checkpoints" / f"{name}.npz"
 
 
 def record(path, cell, outcome):

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl import algorithms, datasets, models, partition
+from fl import algorithms, partition
+from fl.experiment import CommonOptions
 from fl.options import choice, number, option
 
 # Accuracy that counts as convergence; the paper has no digits.
@@ -18,32 +19,15 @@ IID = float("inf")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(CommonOptions):
     """What to run. Options that take several values run every combination of them."""
 
-    dataset: tuple[str, ...] = option(
-        ("digits",),
-        "data sets: " + ", ".join(datasets.NAMES) + " (default: digits)",
-        "-d",
-        nargs="+",
-        type=choice(datasets.NAMES, datasets.ALIASES),
-    )
-    model: tuple[str, ...] = option(
-        ("lenet",),
-        "models: " + ", ".join(models.MODELS) + " (default: lenet)",
-        "-m",
-        nargs="+",
-        type=choice(models.MODELS),
-    )
     algorithm: tuple[str, ...] = option(
         ("fedavg",),
         "algorithms: " + ", ".join(algorithms.ALGORITHMS) + " (default: fedavg)",
         *("-a", "--aggregation"),
         nargs="+",
         type=choice(algorithms.ALGORITHMS, algorithms.ALIASES),
-    )
-    seed: tuple[int, ...] = option(
-        (0,), "numbers of the runs (default: 0)", "-s", nargs="+", type=number(int, least=0)
     )
     rounds: int = option(3000, "rounds of a run (default: 3000)", "-r", type=number(int, least=1))
     step_budget: int | None = option(
@@ -87,17 +71,6 @@ class Options:
     hardening: str | None = option(
         None, "of minibatches: pgd or none (default: pgd)", type=choice(("pgd", "none"))
     )
-    pgd_step: float | None = option(
-        None,
-        "step of PGD in pixel intensity (default: 1 %% of the client's learning rate)",
-        type=number(float, least=0),
-    )
-    client_rate: float | None = option(
-        None, "the clients' learning rate (default: the algorithm's)", type=number(float, above=0)
-    )
-    server_rate: float | None = option(
-        None, "the server's learning rate (default: the algorithm's)", type=number(float, above=0)
-    )
     efficient: bool = option(
         False, "leave the cryptography out and sum in the clear", action="store_true"
     )
@@ -114,19 +87,10 @@ class Options:
         "rounds between evaluations (default: 100; 1 with --convergence)",
         type=number(int, least=1),
     )
-    as_published: bool = option(
-        False, "restore what the published code does otherwise", action="store_true"
-    )
     results: Path = option(
         Path(__file__).with_name("results.csv"),
         "file to append to (default: results.csv beside main.py)",
         type=Path,
-    )
-    skip_done: bool = option(
-        False, "skip runs that the results file already holds", action="store_true"
-    )
-    data_dir: Path | None = option(
-        None, "where TensorFlow Datasets keeps data (default: its own)", type=Path
     )
 
 
@@ -160,6 +124,8 @@ def grid(options: Options) -> Iterator[dict]:
         partition_name, alphas = ("iid", [None]) if options.iid == IID else ("lda", [options.iid])
     if partition_name != "lda":
         alphas = [None]
+    # Convergence is only as fine as the rounds at which it is looked for.
+    overriding = OVERRIDES if options.convergence is None else (*OVERRIDES, "evaluate_every")
     combinations = itertools.product(
         options.dataset,
         options.model,
@@ -182,8 +148,8 @@ def grid(options: Options) -> Iterator[dict]:
             "partition": partition_name,
             "aggregation": "clear",
             "convergence": _threshold(options, dataset),
-            "variant": "published" if options.as_published else "corrected",
-            "overrides": _overrides(options),
+            "variant": options.variant,
+            "overrides": options.overrides(overriding),
         }
 
 
@@ -191,11 +157,3 @@ def _threshold(options, dataset):
     if options.convergence is None:
         return None
     return options.convergence or CONVERGED[dataset]
-
-
-def _overrides(options):
-    given = {name: getattr(options, name) for name in OVERRIDES}
-    # Convergence is only as fine as the rounds at which it is looked for.
-    if options.convergence is not None:
-        given["evaluate_every"] = options.evaluate_every
-    return " ".join(f"{name}={value}" for name, value in given.items() if value is not None) or None

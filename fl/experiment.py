@@ -1,0 +1,177 @@
+"""What the experiments' programs share: common options, and a grid that survives trouble."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+
+from fl import __version__, datasets, models, partition, results, training
+from fl.options import choice, number, option
+
+# PGD's step as a share of the client's learning rate, in the paper.
+PGD_STEP_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """Options of every experiment. Those that take several values run every combination."""
+
+    dataset: tuple[str, ...] = option(
+        ("digits",),
+        "data sets: " + ", ".join(datasets.NAMES) + " (default: digits)",
+        "-d",
+        nargs="+",
+        type=choice(datasets.NAMES, datasets.ALIASES),
+    )
+    model: tuple[str, ...] = option(
+        ("lenet",),
+        "models: " + ", ".join(models.MODELS) + " (default: lenet)",
+        "-m",
+        nargs="+",
+        type=choice(models.MODELS),
+    )
+    seed: tuple[int, ...] = option(
+        (0,), "numbers of the runs (default: 0)", "-s", nargs="+", type=number(int, least=0)
+    )
+    pgd_step: float | None = option(
+        None,
+        "step of PGD in pixel intensity (default: 1 %% of the client's learning rate)",
+        type=number(float, least=0),
+    )
+    client_rate: float | None = option(
+        None, "the clients' learning rate (default: the algorithm's)", type=number(float, above=0)
+    )
+    server_rate: float | None = option(
+        None, "the server's learning rate (default: the algorithm's)", type=number(float, above=0)
+    )
+    as_published: bool = option(
+        False, "restore what the published code does otherwise", action="store_true"
+    )
+    skip_done: bool = option(
+        False, "skip runs that the results file already holds", action="store_true"
+    )
+    data_dir: Path | None = option(
+        None, "where TensorFlow Datasets keeps data (default: its own)", type=Path
+    )
+
+    @property
+    def variant(self) -> str:
+        """What the column of that name says."""
+        return "published" if self.as_published else "corrected"
+
+    def rates(self) -> dict[str, float]:
+        """The learning rates that were given, as an algorithm takes them."""
+        given = {"client_rate": self.client_rate, "server_rate": self.server_rate}
+        return {name: rate for name, rate in given.items() if rate is not None}
+
+    def overrides(self, names: Iterable[str]) -> str | None:
+        """The options of these names that were given, for the column `overrides`."""
+        given = {name: getattr(self, name) for name in names}
+        texts = [f"{name}={value}" for name, value in given.items() if value is not None]
+        return " ".join(texts) or None
+
+
+def run_grid(cells: Iterable[dict], run_cell: Callable, describe: Callable) -> int:
+    """Run the cells of a grid, one after the other.
+
+    What stops one run is said at once, and the others go on; what would stop all of them ends the
+    grid.
+
+    Args:
+        cells: what identifies each run.
+        run_cell: cell -> None; runs it and keeps what came of it.
+        describe: cell -> a few words.
+
+    Returns:
+        The exit status: 0; 1 if data or disk failed; 2 if a run cannot be made as asked; 130 if
+        the user interrupted.
+    """
+    status = 0
+    for cell in cells:
+        try:
+            run_cell(cell)
+        except datasets.DatasetUnavailableError as error:
+            print(f"{describe(cell)}: {error}", file=sys.stderr)
+            status = 1
+        except partition.PartitionError as error:
+            print(
+                f"{describe(cell)}: arguments -n/--num-clients, --alpha, --partition: {error}",
+                file=sys.stderr,
+            )
+            status = 2
+        except (results.ResultsError, OSError) as error:
+            print("\n".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+            return 130
+    return status
+
+
+def skip_done(path: Path, cells: list[dict]) -> list[dict]:
+    """Leave out the runs that a results file holds; print how many, and what they ran on."""
+    held = results.read(path)
+    rows = [held[results.matches(held, cell)] if len(held) else held for cell in cells]
+    left = [cell for cell, done in zip(cells, rows, strict=True) if done.empty]
+    if len(left) < len(cells):
+        where = pd.concat(rows)[["hardware", "jax"]].drop_duplicates().itertuples(index=False)
+        machines = "; ".join(f"{hardware}, jax {version}" for hardware, version in where)
+        print(
+            f"{len(cells) - len(left)} of {len(cells)} runs are already in {path}, measured on "
+            f"{machines}: skipped"
+        )
+    return left
+
+
+def checkpoint_path(results_path: Path, *identity) -> Path:
+    """Where a run keeps its checkpoints: other code or other options find no match.
+
+    Args:
+        results_path: the results file, beside which they lie.
+        identity: all that the run depends on, as far as JSON can write it.
+    """
+    everything = [*identity, __version__, jax.__version__, jax.default_backend()]
+    name = hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
+    return results_path.parent / ".checkpoints" / f"{name}.npz"
+
+
+@lru_cache(maxsize=1)
+def load(name: str, data_dir: Path | None) -> tuple[datasets.Dataset, training.Samples]:
+    """Load a data set -> (arrays on the host, training samples on the device)."""
+    dataset = datasets.load(name, data_dir)
+    return dataset, training.training_samples(dataset)
+
+
+@lru_cache(maxsize=1)
+def evaluator(
+    name: str, data_dir: Path | None, model: str, without_last: int | None = None
+) -> Callable:
+    """Make params -> test accuracy.
+
+    Args:
+        name: of the data set.
+        data_dir: as for `load`.
+        model: a key of `models.MODELS`.
+        without_last: the size of minibatches whose last one is left out, whatever its size, as the
+            published code does; None to evaluate every test sample.
+    """
+    dataset, _ = load(name, data_dir)
+    if without_last:
+        last = (len(dataset.test_labels) - 1) // without_last * without_last
+        dataset = dataset._replace(
+            test_images=dataset.test_images[:last], test_labels=dataset.test_labels[:last]
+        )
+    return training.evaluator(models.MODELS[model](), dataset)
+
+
+def initial_params(model: str, samples: training.Samples, seed: int):
+    """Parameters of a model before training, drawn from a run's seed."""
+    example, _ = samples.take(np.arange(1))
+    return models.MODELS[model]().init(jax.random.key(seed), example)
