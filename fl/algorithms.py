@@ -105,7 +105,10 @@ def secagg(client_rate: float = 0.1, server_rate: float = 1.0) -> Algorithm:
 
 
 def secadam(
-    client_rate: float = 0.001, server_rate: float = 0.001, offset: float = MOMENT_OFFSET
+    client_rate: float = 0.001,
+    server_rate: float = 0.001,
+    offset: float = MOMENT_OFFSET,
+    bias_correction: bool = True,
 ) -> Algorithm:
     """SecAdam: the server learns only u = mean(m) / sqrt(mean(v)), and steps along it.
 
@@ -113,16 +116,18 @@ def secadam(
         client_rate: learning rate of the clients' Adam, above 0.
         server_rate: step along u, above 0.
         offset: added to every entry of v, at least 0.
+        bias_correction: whether clients send bias-corrected moments, as the paper has it.
     """
+    send = partial(_sent, offset=offset, bias_correction=bias_correction)
     return Algorithm(
         client_optimizer=optax.adam(client_rate, B1, B2),
-        message=partial(_moments, offset=offset),
+        message=lambda w, w_i, state: send(state[0]),
         pseudo_gradient=_ratio,
         server_optimizer=optax.sgd(server_rate),
         one_step=OneStep(
             statistics=lambda g: Moments(g, jax.tree.map(jnp.square, g)),
             init=optax.scale_by_adam(B1, B2).init,
-            message=partial(_mean_moments, offset=offset),
+            message=partial(_mean_moments, send),
         ),
         secure=True,
         client_rate=client_rate,
@@ -169,26 +174,23 @@ def _linear(client):
     return OneStep(statistics=None, init=client.init, message=message)
 
 
-def _moments(w, w_i, state, offset):
-    """A client's message, from the state of `optax.adam`."""
-    state = state[0]
-    return _bias_corrected(state.mu, state.nu, state.count, offset)
-
-
-def _mean_moments(state, statistics, offset):
+def _mean_moments(send, state, statistics):
     """The mean of all clients' messages after one step, from the means of g and g^2."""
-    m = optax.tree.update_moment(statistics.m, state.mu, B1, order=1)
-    v = optax.tree.update_moment(statistics.v, state.nu, B2, order=1)
-    count = state.count + 1
-    return _bias_corrected(m, v, count, offset), state._replace(count=count, mu=m, nu=v)
-
-
-def _bias_corrected(m, v, count, offset):
-    v = optax.tree.bias_correction(v, B2, count)
-    return Moments(
-        m=optax.tree.bias_correction(m, B1, count),
-        v=jax.tree.map(lambda entry: entry + offset, v),
+    state = state._replace(
+        count=state.count + 1,
+        mu=optax.tree.update_moment(statistics.m, state.mu, B1, order=1),
+        nu=optax.tree.update_moment(statistics.v, state.nu, B2, order=1),
     )
+    return send(state), state
+
+
+def _sent(state, offset, bias_correction):
+    """The moments that a client sends, from the state of `optax.scale_by_adam`."""
+    m, v = state.mu, state.nu
+    if bias_correction:
+        m = optax.tree.bias_correction(m, B1, state.count)
+        v = optax.tree.bias_correction(v, B2, state.count)
+    return Moments(m, jax.tree.map(lambda entry: entry + offset, v))
 
 
 def _ratio(mean):

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fl import checkpoint
+from fl.rounds import State
 from fl.sampling import MinibatchSampler
 from fl.simulation import Federation
 
@@ -58,7 +59,7 @@ class Outcome(NamedTuple):
     """What a run came to.
 
     Attributes:
-        params: the final global parameters.
+        state: the federation after the last round.
         history: the evaluations, in order.
         diverged: whether the loss or the parameters ceased to be finite, which ended the run.
         reached: the round after which the target was first seen reached; None if never.
@@ -67,7 +68,7 @@ class Outcome(NamedTuple):
         rounds_per_s: rounds per second, compiling and evaluations not counted; None if too few.
     """
 
-    params: PyTree
+    state: State
     history: list[Evaluation]
     diverged: bool
     reached: int | None
@@ -217,7 +218,7 @@ class _Run:
         timed_s = wall_s - self._before_s - start_s - self._untimed_s
         timed = self.done - self._timed_from
         return Outcome(
-            params=self._state.params,
+            state=self._state,
             history=self.history,
             diverged=self.diverged,
             reached=self.reached,

@@ -50,7 +50,7 @@ def bits(tree):
 def test_evaluates_every_few_rounds_and_after_the_last_one():
     outcome = run.train(*make(), weight_sum, PLAN)
     assert [evaluation.round for evaluation in outcome.history] == [4, 8, 9]
-    assert outcome.history[-1].accuracy == weight_sum(outcome.params)
+    assert outcome.history[-1].accuracy == weight_sum(outcome.state.params)
     assert not outcome.diverged
     assert outcome.reached is None
 
@@ -107,7 +107,7 @@ def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, tmp_path, monke
     # Before the evaluation after round 8, so some rounds were saved and some must be run again.
     resumed = run.train(*make(algorithm, mapping), accuracy, PLAN, saved)
     assert evaluations == 4  # the one after round 4 is not made again
-    assert bits(resumed.params) == bits(whole.params)
+    assert bits(resumed.state.params) == bits(whole.state.params)
     assert resumed.history == whole.history
 
 
@@ -116,7 +116,7 @@ def test_finished_run_that_was_not_recorded_is_not_run_again(tmp_path, monkeypat
     saved = tmp_path / "run.npz"
     first = run.train(*make(), weight_sum, PLAN, saved)
     again = run.train(*make(), weight_sum, PLAN, saved)
-    assert bits(again.params) == bits(first.params)
+    assert bits(again.state.params) == bits(first.state.params)
     assert again.history == first.history
 
 
@@ -126,7 +126,7 @@ def test_broken_checkpoint_is_reported_and_the_run_starts_anew(tmp_path):
     saved.write_bytes(b"PK\x03\x04 cut off")
     with pytest.warns(UserWarning, match="starting from the first round"):
         outcome = run.train(*make(), weight_sum, PLAN, saved)
-    assert bits(outcome.params) == bits(whole.params)
+    assert bits(outcome.state.params) == bits(whole.state.params)
 
 
 def test_run_goes_on_where_no_checkpoint_can_be_written(tmp_path, monkeypatch):
