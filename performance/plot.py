@@ -9,74 +9,34 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
-from result_tables import ALPHA, RUN, aggregation_views, command_line, grids, load, total_steps
+from result_tables import NEEDS, aggregation_views, grids, total_steps
+from schema import RUN
 
-from fl import results, summary, tables
+from fl import figures, reports, results, summary, tables
 
-COLUMN_WIDTH = 3.45  # inches: a column of a two-column paper
-STYLE = {
-    "font.family": "STIXGeneral",  # close to Times, and comes with Matplotlib
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5,
-    "legend.frameon": False,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "0.9",
-    "grid.linewidth": 0.5,
-    "lines.markersize": 3.2,
-    "pdf.fonttype": 42,  # TrueType: publishers reject the default, Type 3
-    "savefig.dpi": 300,
-}
-
-
-class Look(NamedTuple):
-    """How an algorithm's line is drawn."""
-
-    color: str
-    dashes: str | tuple
-    marker: str
-    width: float  # points
-
-
-# Colours that the colour-blind can tell apart (Okabe and Ito). Lines that may coincide, as SecAgg
-# computes what FedAvg does, are a thin broken one over a broad one, so that both are seen.
-LOOKS = {
-    "fedavg": Look("#0072B2", "-", "o", 2.2),
-    "secagg": Look("#000000", (0, (2, 2)), "x", 0.9),
-    "adam": Look("#009E73", (0, (6, 2)), "^", 1.2),
-    "fedadam": Look("#E69F00", (0, (5, 1.5, 1, 1.5)), "v", 1.2),
-    "secadam": Look("#D55E00", "-", "s", 1.5),
-    "secadam_fedadam": Look("#CC79A7", (0, (1, 1)), "D", 1.5),
-}
-OTHER = Look("0.5", "-", ".", 1.0)
+TASK = ("dataset", "model")  # in the name of every figure
 MARKERS = 8  # on a line of many points
 
 
 def main() -> None:
     """Draw what the command line asks for and print the paths of the files."""
-    parser = command_line(__doc__)
+    parser = reports.command_line(__doc__, Path(__file__).parent, "rounds=3000 aggregation=clear")
     parser.add_argument(
         "--output", type=Path, help="folder (default: figures, beside the results file)"
     )
     options = parser.parse_args()
-    frame = load(parser, options)
+    frame = reports.load(parser, options, RUN, NEEDS)
     output = options.output or options.results.parent / "figures"
     history = _read_history(results.history_path(options.results), frame)
     paths = []
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(figures.STYLE):
         for name, figure in (*local_step_figures(frame), *round_figures(history)):
-            paths += _save(figure, output / name)
+            paths += figures.save(figure, output / name)
     if not paths:
         sys.exit("nothing to draw: there is neither a history nor a second number of local steps")
     print(*paths, sep="\n")
@@ -93,7 +53,7 @@ def local_step_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         ({**setting, "aggregation": aggregation, "rounds": total_steps(grid).iloc[0]}, grid)
         for setting, aggregation, grid in grids(frame[frame["convergence"].isna()])
     ]
-    names = _names("local_steps", [setting for setting, _ in found])
+    names = figures.names("local_steps", [setting for setting, _ in found], TASK)
     for name, (_, grid) in zip(names, found, strict=True):
         by = ["alpha", "algorithm", "local_steps"]
         order = {"alpha": sorted(grid["alpha"].dropna().unique()), "algorithm": _order(grid)}
@@ -102,7 +62,7 @@ def local_step_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         figure, axes = _panels(len(panels))
         for axis, (values, panel) in zip(axes, panels, strict=True):
             if pd.notna(values["alpha"]):
-                axis.set_title(f"{ALPHA} = {values['alpha']:g}", pad=3)
+                axis.set_title(f"{reports.ALPHA} = {values['alpha']:g}", pad=3)
             _draw(axis, panel, "local_steps", panel)
             _log_ticks(axis, sorted(grid["local_steps"].unique()))
         _label(figure, "Local steps per round")
@@ -121,7 +81,7 @@ def round_figures(history: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         for values, rows in summary.groups(history, setting)
         for aggregation, view in aggregation_views(rows)
     ]
-    names = _names("accuracy", [values for values, _ in found])
+    names = figures.names("accuracy", [values for values, _ in found], TASK)
     for name, (_, view) in zip(names, found, strict=True):
         by = ["algorithm", "round"]
         order = {"algorithm": _order(view)}
@@ -154,28 +114,11 @@ def _order(frame):
     return tables.display_order(frame["algorithm"])
 
 
-def _names(prefix, settings):
-    """Name a figure after its data set and model, and after whatever else tells it from others."""
-    for setting in settings:
-        task = (setting["dataset"], setting["model"])
-        others = [other for other in settings if (other["dataset"], other["model"]) == task]
-        varying = [name for name in setting if len({str(other[name]) for other in others}) > 1]
-        parts = [_name_part(name, setting[name]) for name in varying]
-        yield "_".join([prefix, *task, *filter(None, parts)])
-
-
-def _name_part(name, value):
-    if isinstance(value, str):
-        return value
-    # LaTeX takes what follows the first point for the file type.
-    return "" if pd.isna(value) else f"{name.replace('_', '-')}{value:g}".replace(".", "-")
-
-
 def _panels(count):
     columns = min(count, 2)
     rows = math.ceil(count / columns)
     height = 2.5 if count == 1 else 0.6 + 1.45 * rows
-    figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(figures.COLUMN_WIDTH, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # inches
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for unused in axes[count:]:
@@ -194,7 +137,7 @@ def _draw(axis, stats, x, crosses):
     """
     algorithms, crossed = _order(stats), 0
     for number, algorithm in enumerate(algorithms):
-        look = LOOKS.get(algorithm, OTHER)
+        look = figures.look(algorithm)
         line = stats[stats["algorithm"] == algorithm]
         mean, std = 100 * line["mean"], 100 * line["std"].fillna(0)
         low, high = (mean - std).clip(0, 100), (mean + std).clip(0, 100)
@@ -242,30 +185,15 @@ def _log_ticks(axis, values):
 def _label(figure, x):
     figure.supxlabel(x, fontsize=8)
     figure.supylabel("Test accuracy (%)", fontsize=8)
-    found = {}
-    for axis in figure.axes:
-        handles, labels = axis.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    order = {name: number for number, name in enumerate(tables.DISPLAY_NAMES.values())}
-    labels = sorted(found, key=lambda label: order.get(label, len(order)))
+    entries = figures.legend_entries(figure)
     figure.legend(
-        [found[label] for label in labels],
-        labels,
+        entries.values(),
+        entries.keys(),
         loc="outside upper center",
         ncols=3,
         columnspacing=1.1,
         handlelength=2.6,
     )
-
-
-def _save(figure, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    paths = [path.with_name(f"{path.name}.{kind}") for kind in ("pdf", "png")]
-    for target in paths:
-        # Without a date, the same results give the same file.
-        dated = {"CreationDate": None} if target.suffix == ".pdf" else None
-        figure.savefig(target, metadata=dated)
-    return paths
 
 
 if __name__ == "__main__":

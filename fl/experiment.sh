@@ -1,0 +1,74 @@
+# Sourced by each experiment.sh, in its own folder, with its options as arguments: reads them, names
+# the results file, and offers run and report. Sets: python, quick, results, datasets, models, rest.
+
+python=${PYTHON:-$(command -v python || command -v python3)}
+datasets=(fashion_mnist cifar10 svhn_cropped)
+models=(lenet cnn1 cnn2)
+quick=false fresh=false status=0
+while [ $# -gt 0 ]; do
+    option=$1
+    shift
+    case $option in
+        --quick) quick=true ;;
+        --fresh) fresh=true ;;
+        --dataset | --model)
+            values=()
+            while [ $# -gt 0 ] && [[ $1 != -* ]]; do values+=("$1") && shift; done
+            if [ ${#values[@]} -eq 0 ]; then echo "$option needs a name" >&2 && exit 2; fi
+            if [ "$option" = --dataset ]; then
+                datasets=("${values[@]}")
+            else
+                models=("${values[@]}")
+            fi
+            ;;
+        --) break ;;
+        # The comment at the head of the script.
+        --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$(basename "$0")" && exit ;;
+        *) echo "unknown option $option: see --help" >&2 && exit 2 ;;
+    esac
+done
+rest=("$@")
+
+if ! "$python" -c 'import fl, matplotlib' 2>/dev/null; then
+    echo "$python lacks what this needs: pip install -r requirements.txt" >&2
+    exit 1
+fi
+
+results=results.csv
+if $quick; then
+    mkdir -p quick
+    results=quick/results.csv
+    rm -f quick/results.csv quick/results.history.csv
+fi
+if $fresh && [ -e "$results" ]; then
+    aside=${results%.csv}.$(date -u +%Y%m%dT%H%M%SZ)
+    mv "$results" "$aside.csv"
+    if [ -e "${results%.csv}.history.csv" ]; then
+        mv "${results%.csv}.history.csv" "$aside.history.csv"
+    fi
+    echo "set aside: $aside.csv"
+fi
+
+# chosen NAME LIST...: whether a name is among those that the user asked for.
+chosen() { [[ " ${*:2} " == *" $1 "* ]]; }
+
+# run ARGUMENT...: a part of the grid. One that fails does not keep the others from running.
+run() {
+    "$python" main.py --skip-done --results "$results" "$@" "${rest[@]}" || status=$?
+    if [ "$status" -eq 130 ]; then exit 130; fi # interrupted
+}
+
+# report: figures and tables of what is there; ends the script.
+report() {
+    local folder
+    if [ -e "$results" ]; then
+        folder=$PWD/$(dirname "$results")
+        folder=${folder%/.}
+        "$python" plot.py --results "$results" --output "$folder/figures"
+        "$python" result_tables.py --results "$results" >"$folder/tables.tex"
+        echo "Results: $folder/results.csv"
+        echo "Figures: $folder/figures/"
+        echo "Tables:  $folder/tables.tex"
+    fi
+    exit "$status"
+}
