@@ -116,6 +116,15 @@ def prepare(
     prepare_datasets.prepare(name, Path(raw_dir).expanduser(), _resolve(data_dir), unchecked)
 
 
+def cache_dir(data_dir: str | Path | None = None) -> Path:
+    """Return the folder that keeps what was computed from data sets; it may not be there yet.
+
+    Args:
+      data_dir: TFDS's data directory, as in `load`.
+    """
+    return _resolve(data_dir) / "fl_cache"
+
+
 def _digits() -> Dataset:
     """Load scikit-learn's 8x8 digits, each pixel repeated 2x2, the last 20 % as test set."""
     from sklearn.datasets import load_digits
@@ -169,7 +178,7 @@ def _checked(dataset: Dataset) -> Dataset:
 
 
 def _cache_path(name: str, data_dir: Path) -> Path:
-    return data_dir / "fl_cache" / f"{name}.npz"
+    return cache_dir(data_dir) / f"{name}.npz"
 
 
 def _read_cache(name: str, cache: Path, data_dir: Path) -> Dataset | None:

@@ -24,6 +24,20 @@ class Classifier(nn.Module):
         """Images [batch, height, width, channels] in [0, 1] -> logits [batch, classes]."""
         return nn.Dense(CLASSES, name="classifier")(self.representation(images))
 
+    def tap(self, features: jax.Array) -> jax.Array:
+        """Let Grad-CAM see the features [batch, height, width, channels] before the last max-pool.
+
+        Returns the features as they are, unless the model is applied with a collection
+        `perturbations` whose entry `features` is then added to them (the gradient with respect to
+        it is the one with respect to the features); a mutable collection `intermediates` holds
+        them afterwards.
+        """
+        # Else initial variables would hold more than the parameters.
+        if self.is_initializing():
+            return features
+        self.sow("intermediates", "features", features)
+        return self.perturb("features", features)
+
 
 class Softmax(Classifier):
     """Multi-class logistic regression."""
@@ -53,7 +67,7 @@ class CNN1(Classifier):
         for features in (32, 64):
             x = nn.relu(_conv3(features)(x))
             x = nn.relu(_conv3(features)(x))
-            x = _max_pool(x)
+            x = _max_pool(self.tap(x) if features == 64 else x)
         return nn.relu(nn.Dense(100)(_flatten(x)))
 
 
@@ -65,7 +79,7 @@ class CNN2(Classifier):
         """Images [batch, height, width, channels] -> [batch, 84]."""
         x = nn.relu(nn.LayerNorm()(_conv5(32)(images)))
         x = nn.relu(nn.LayerNorm()(_conv5(64)(x)))
-        x = _flatten(_max_pool(x))
+        x = _flatten(_max_pool(self.tap(x)))
         x = nn.relu(nn.LayerNorm()(nn.Dense(120)(x)))
         return nn.relu(nn.Dense(84)(x))
 

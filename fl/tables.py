@@ -27,6 +27,13 @@ DISPLAY_NAMES = {
     "cnn2": "CNN2",
     "resnet": "ResNet-50 V2",
 }
+# How the names of algorithms change with what is done to their clients' data or updates.
+_VARIANTS = {
+    "{}": "{}",
+    "{}_perturbed": "Perturbed {}",
+    "dp_{}": "DP-{}",
+    "dp_{}_perturbed": "Perturbed DP-{}",
+}
 _SHORT_NAMES = {"lenet": "LeNet", "resnet": "ResNet"}
 
 DASH = "\N{EN DASH}"
@@ -40,6 +47,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "\N{GREEK SMALL LETTER ALPHA}": r"$\alpha$",
+    "\N{GREEK SMALL LETTER SIGMA}": r"$\sigma$",
     DASH: "--",
     "†": r"\textsuperscript{$\dagger$}",
     "‡": r"\textsuperscript{$\ddagger$}",
@@ -53,15 +61,34 @@ _LATEX_SPECIAL = re.compile("[" + re.escape("".join(_LATEX)) + "]")
 
 def display_name(key: str, short: bool = False) -> str:
     """Name for plots and tables of an algorithm, a data set or a model; else the key itself."""
-    return (_SHORT_NAMES.get(key) if short else None) or DISPLAY_NAMES.get(key, key)
+    known = {**DISPLAY_NAMES, **_SHORT_NAMES} if short else DISPLAY_NAMES
+    if key in known:
+        return known[key]
+    base, variant = _split(key)
+    # An algorithm under a transform is named after it.
+    return _VARIANTS[variant].format(DISPLAY_NAMES[base]) if base in DISPLAY_NAMES else key
 
 
 def display_order(keys: Iterable[str]) -> list[str]:
-    """Distinct keys in the order of `DISPLAY_NAMES`, unknown ones behind in their own order."""
-    keys = list(dict.fromkeys(keys))
-    return [key for key in DISPLAY_NAMES if key in keys] + [
-        key for key in keys if key not in DISPLAY_NAMES
-    ]
+    """Distinct keys in the order of `DISPLAY_NAMES`.
+
+    Behind them the perturbed algorithms and those with differential privacy, in the same order;
+    at the end unknown keys, in their own.
+    """
+    order = {key: number for number, key in enumerate(DISPLAY_NAMES)}
+    variants = list(_VARIANTS)
+
+    def place(key):
+        base, variant = _split(key)
+        return (variants.index(variant), order[base]) if base in order else (len(variants), 0)
+
+    return sorted(dict.fromkeys(keys), key=place)
+
+
+def _split(key):
+    """An algorithm's key -> that without a transform, and the transform's variant."""
+    base = key.removeprefix("dp_").removesuffix("_perturbed")
+    return base, key.replace(base, "{}", 1)
 
 
 def text_table(
