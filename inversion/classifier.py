@@ -1,0 +1,223 @@
+"""The classifier metric: how alike a separate classifier finds true and reconstructed images.
+
+A small convolutional network for 28x28 (or the digits' 16x16) grey images, trained once for each
+data set and kept in `fl_cache` in the data directory (`~/tensorflow_datasets` unless said), beside
+the arrays of the data sets.
+"""
+
+import os
+import uuid
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import serialization
+from tqdm import tqdm
+
+from fl import datasets, training
+from fl.models import CLASSES
+
+DATASETS = ("fashion_mnist", "digits")
+STEPS = 3000
+BATCH = 512
+RATE = 1e-3
+# Images that a trained classifier sees at a time; bounds memory.
+CHUNK = 1000
+
+
+class Network(nn.Module):
+    """Four 3x3 convolutions of stride 2 with BatchNorm, global average pool, dense."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Images [batch, height, width, 1] in [0, 1] -> logits [batch, classes]."""
+        x = images
+        for number, features in enumerate((32, 32, 64, 64)):
+            x = nn.Conv(features, (3, 3), strides=2)(x)
+            # Running averages over the last ten minibatches or so also suit short training.
+            x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+            if number == 1:
+                x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        return nn.Dense(CLASSES)(x.mean((1, 2)))
+
+
+class Classifier(NamedTuple):
+    """A trained classifier."""
+
+    variables: dict  # of `Network`: params and batch_stats
+
+    def outputs(self, images: jax.Array) -> np.ndarray:
+        """Images [..., height, width, 1] in [0, 1] -> logits [..., classes]."""
+        images = jnp.asarray(images, float)
+        flat = images.reshape(-1, *images.shape[-3:])
+        chunks = [
+            _logits(self.variables, flat[start : start + CHUNK])
+            for start in range(0, len(flat), CHUNK)
+        ]
+        return np.concatenate(chunks).reshape(*images.shape[:-3], CLASSES)
+
+    def distance(self, true: jax.Array, reconstructed: jax.Array) -> np.ndarray:
+        """Cosine distance between the outputs (logits) for true and reconstructed images.
+
+        Args:
+            true: [..., height, width, 1] in [0, 1].
+            reconstructed: of the same size.
+
+        Returns:
+            1 - cosine similarity, [...], in [0, 2]: 0 where the classifier sees the same.
+
+        Raises:
+            ValueError: for images of different sizes.
+        """
+        if np.shape(true) != np.shape(reconstructed):
+            raise ValueError(
+                f"images of different sizes: {np.shape(true)} and {np.shape(reconstructed)}"
+            )
+        a, b = (self.outputs(images).astype(np.float64) for images in (true, reconstructed))
+        norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+        return 1 - (a * b).sum(-1) / np.maximum(norms, np.finfo(float).tiny)
+
+
+@lru_cache(maxsize=1)
+def load(
+    name: str,
+    data_dir: str | Path | None = None,
+    steps: int = STEPS,
+    seed: int = 0,
+    progress: bool = True,
+) -> Classifier:
+    """Load the classifier of a data set, training it where that has not been done yet.
+
+    Args:
+        name: a name of `DATASETS` or an alias.
+        data_dir: as for `fl.datasets.load`; the classifier is kept in its folder `fl_cache`.
+        steps: minibatches to train on, at least 1.
+        seed: of parameters and minibatches.
+        progress: whether to show a bar while training.
+
+    Raises:
+        ValueError: if there is no classifier for this data set.
+        datasets.DatasetUnavailableError: see `fl.datasets.load`.
+    """
+    name = check(name)
+    path = cache_path(name, data_dir, steps, seed)
+    dataset = datasets.load(name, data_dir)
+    variables = _initial(dataset, seed)
+    kept = _read(path, variables)
+    if kept is None:
+        kept = train(dataset, steps, seed, progress)
+        _write(path, kept)
+    return Classifier(kept)
+
+
+def check(name: str) -> str:
+    """Return the canonical name of a data set that has a classifier.
+
+    Raises:
+        ValueError: if it has none; the message says which have.
+    """
+    name = datasets.canonical_name(name)
+    if name not in DATASETS:
+        raise ValueError(
+            f"there is no classifier for {name}: the classifier metric works for "
+            f"{' and '.join(DATASETS)}"
+        )
+    return name
+
+
+def cache_path(name: str, data_dir: str | Path | None, steps: int, seed: int) -> Path:
+    """Where the classifier of a data set, number of steps and seed is kept."""
+    folder = datasets.cache_dir(data_dir)
+    return folder / f"classifier_{name}_{steps}-steps_seed-{seed}.msgpack"
+
+
+def train(dataset: datasets.Dataset, steps: int, seed: int, progress: bool = True) -> dict:
+    """Train a classifier with Yogi (Zaheer et al. 2018) on the training part of a data set.
+
+    Args:
+        dataset: of grey images.
+        steps: minibatches of 512 samples, or of all where there are fewer.
+        seed: of parameters and minibatches.
+        progress: whether to show a bar.
+
+    Returns:
+        Variables of `Network`: params and batch_stats.
+    """
+    samples = training.training_samples(dataset)
+    optimizer = optax.yogi(RATE)
+    variables = _initial(dataset, seed)
+    state = optimizer.init(variables["params"])
+
+    @jax.jit
+    def step(variables, state, samples, indices):
+        images, labels = samples.take(indices)
+
+        def loss(params):
+            logits, updated = Network().apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), updated
+
+        gradient, updated = jax.grad(loss, has_aux=True)(variables["params"])
+        change, state = optimizer.update(gradient, state)
+        return {"params": optax.apply_updates(variables["params"], change), **updated}, state
+
+    # Steps are dispatched one by one: gradients of convolutions are slow in compiled loops on CPU.
+    batches = _batches(len(dataset.train_labels), steps, np.random.default_rng(seed))
+    for indices in tqdm(batches, "classifier", steps, unit="step", disable=not progress):
+        variables, state = step(variables, state, samples, indices)
+    return jax.device_get(variables)
+
+
+_logits = jax.jit(Network().apply)
+
+
+def _initial(dataset, seed):
+    example = jnp.zeros((1, *dataset.train_images.shape[1:]))
+    return Network().init(jax.random.key(seed), example)
+
+
+def _batches(count, steps, rng):
+    """Yield indices of minibatches, each sample once before any comes again."""
+    batch, left = min(BATCH, count), np.empty(0, int)
+    for _ in range(steps):
+        if len(left) < batch:
+            left = rng.permutation(count)
+        yield left[:batch]
+        left = left[batch:]
+
+
+def _read(path, like):
+    """Return the variables that are kept, or None if they are missing or damaged."""
+    try:
+        kept = serialization.from_bytes(like, path.read_bytes())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    fits = jax.tree.map(lambda a, b: np.shape(a) == np.shape(b), kept, like)
+    return kept if all(jax.tree.leaves(fits)) else None
+
+
+def _write(path, variables):
+    """Keep variables. Readers find the whole file or none, however many processes write it."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(serialization.to_bytes(variables))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        warnings.warn(
+            f"the classifier will be trained each time: it cannot be kept ({error})", stacklevel=3
+        )

@@ -1,0 +1,134 @@
+"""What leaves the clients in one more step, and the truth behind it.
+
+The two are kept apart: attacks are given `Observation.clients` or `.aggregate`, scores alone are
+given `Truth`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fl import hardening, simulation
+from fl.rounds import State, Work
+from fl.training import Samples
+
+PyTree = Any
+
+
+class Observation(NamedTuple):
+    """What the server would see.
+
+    Attributes:
+        params: the global parameters w that the clients started from.
+        clients: what each client's message shows on its own, stacked [client, ...]: w - w_i, or
+            m_i / sqrt(v_i) in SecAdam.
+        aggregate: what the mean of the messages shows: under secure aggregation, this alone. In
+            SecAdam it is the ratio of means, which is not the mean of ratios.
+    """
+
+    params: PyTree
+    clients: PyTree
+    aggregate: PyTree
+
+
+class Truth(NamedTuple):
+    """The minibatches behind an observation.
+
+    Attributes:
+        images: [client, batch, height, width, channels] in [0, 1], as the clients hold them.
+        labels: int [client, batch].
+        present: bool [client, batch]; False where a client held fewer samples than a batch.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    present: jax.Array
+
+
+def observe(
+    work: Work, state: State, samples: Samples, indices: np.ndarray, weights: np.ndarray
+) -> tuple[Observation, Truth]:
+    """Let every client take one step from the final parameters.
+
+    The minibatches are not hardened, but augmented and privatised as in training.
+
+    Args:
+        work: as in training.
+        state: after training, with every client's own optimizer state.
+        samples: the training set.
+        indices: int32 [client, batch].
+        weights: float32 [client, batch], 0 for filling.
+    """
+    messages = _messages(work, state, samples, indices, weights)
+    reveal = work.algorithm.pseudo_gradient
+    observation = Observation(
+        params=state.params,
+        clients=jax.vmap(reveal)(messages),
+        aggregate=reveal(_mean(messages)),
+    )
+    images, labels = samples.take(jnp.asarray(indices))
+    return observation, Truth(images, labels, jnp.asarray(weights > 0))
+
+
+def observe_stale(
+    work: Work,
+    state: State,
+    samples: Samples,
+    indices: np.ndarray,
+    later_indices: np.ndarray,
+    weights: np.ndarray,
+) -> tuple[Observation, Truth]:
+    """As the published code has it for clients that send updates (`stale-update`).
+
+    There, the attacked update is the global parameters minus the client's of the *previous* round,
+    w' - w_i with w' = w - mean(w - w_i), and it is scored against a later, unrelated minibatch.
+
+    Args:
+        work: as in training; its algorithm must be one that sends updates.
+        state: after training, with every client's own optimizer state.
+        samples: the training set.
+        indices: int32 [client, batch], of the round that is over.
+        later_indices: int32 [client, batch], of the round that the update is passed off as.
+        weights: float32 [client, batch], 0 for filling.
+    """
+    messages = _messages(work, state, samples, indices, weights)
+    mean = _mean(messages)
+    params, _ = work.server_step(state.params, state.server, mean)
+    stale = jax.tree.map(lambda sent, average: sent - average[None], messages, mean)
+    images, labels = samples.take(jnp.asarray(later_indices))
+    # The mean of the stale updates is zero: what the aggregate shows is the mean update itself.
+    observation = Observation(params, clients=stale, aggregate=mean)
+    return observation, Truth(images, labels, jnp.asarray(weights > 0))
+
+
+def _messages(work, state, samples, indices, weights):
+    """Every client's message, stacked [client, ...], computed one after the other."""
+    work = work._replace(harden=hardening.none())
+
+    @jax.jit
+    def message(params, client, samples, indices, weights, key):
+        step_key, message_key = jax.random.split(key)
+        minibatch = (*samples.take(indices), weights, step_key)
+        local, client, _ = work.local_step(params, client, *minibatch)
+        return work.message(params, local, client, message_key)
+
+    clients = simulation.client_states(state)
+    keys = jax.random.split(state.key, len(indices))
+    sent = [
+        message(
+            state.params,
+            jax.tree.map(lambda leaf, own=number: leaf[own], clients),
+            samples,
+            indices[number],
+            weights[number],
+            keys[number],
+        )
+        for number in range(len(indices))
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *sent)
+
+
+def _mean(messages):
+    return jax.tree.map(lambda leaf: leaf.mean(0), messages)

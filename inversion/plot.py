@@ -1,0 +1,244 @@
+"""Draw the results: PSNR and SSIM by algorithm, and accuracy against PSNR, as PDF and PNG.
+
+Marks are means over seeds, error bars one sample standard deviation. Filled marks: what the attack
+makes of each client's update; open marks: of the aggregate. Runs that differ in more than their
+seed, algorithm and data set get figures of their own. Runs that diverged are in no mean.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from result_tables import COMMON, NEEDS, TASK, is_private, the_attack
+from schema import RUN
+
+from fl import figures, reports, summary, tables
+
+SETTING = ["model", "attack", "restarts", *COMMON]
+PANELS = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
+# Column prefix of a score, and what its marks are.
+SOURCES = {"": "Each client's update", "global_": "Aggregate"}
+SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
+CLIP_MARKERS = "osD^vPX*"
+ERRORS = {"elinewidth": 0.8, "capsize": 1.6, "capthick": 0.8, "linestyle": ""}
+
+
+def main() -> None:
+    """Draw what the command line asks for and print the paths of the files."""
+    parser = reports.command_line(__doc__, Path(__file__).parent, "rounds=750 attack=cosine")
+    parser.add_argument(
+        "--output", type=Path, help="folder (default: figures, beside the results file)"
+    )
+    options = parser.parse_args()
+    frame = reports.load(parser, options, RUN, NEEDS)
+    output = options.output or options.results.parent / "figures"
+    paths = []
+    with mpl.rc_context(figures.STYLE):
+        for name, figure in (*score_figures(frame[~is_private(frame)]), *trade_figures(frame)):
+            paths += figures.save(figure, output / name)
+    if not paths:
+        sys.exit("nothing to draw: no run has a PSNR")
+    print(*paths, sep="\n")
+
+
+def score_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """Yield name and figure of PSNR and SSIM by data set and algorithm, one for each setting.
+
+    Args:
+        frame: runs without differential privacy.
+    """
+    found = list(summary.groups(frame[frame["psnr"].notna()], SETTING))
+    names = figures.names("scores", [values for values, _ in found], ("model", "attack"))
+    for name, (setting, view) in zip(names, found, strict=True):
+        view = view.assign(task=_tasks(view))
+        tasks, algorithms = list(dict.fromkeys(view["task"])), _algorithms(view)
+        # Room for every mark with its error bar.
+        wide = len(tasks) * len(algorithms) > 12
+        width = figures.PAGE_WIDTH if wide else figures.COLUMN_WIDTH
+        figure = Figure(figsize=(width, 3.3), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03)  # inches
+        axes = figure.subplots(len(PANELS), 1, sharex=True)
+        for axis, (metric, label) in zip(axes, PANELS.items(), strict=True):
+            _draw_scores(axis, view, metric, tasks, algorithms)
+            axis.set_ylabel(label)
+        model = tables.display_name(setting["model"])
+        axes[0].set_title(f"{model}, {the_attack(setting)}", pad=3)
+        axes[-1].set_xticks(range(len(tasks)), tasks)
+        figure.align_ylabels(axes)
+        known = list(figures.legend_entries(figure).items())
+        half = (len(known) + 1) // 2
+        _legend(figure, known[:half], known[half:], _source_entries())
+        yield name, figure
+
+
+def trade_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """Yield name and figure of accuracy against PSNR, one for each grid of clip and noise.
+
+    Algorithms without differential privacy are there as reference marks.
+
+    Args:
+        frame: runs with and without differential privacy.
+    """
+    by = [*TASK, *(name for name in SETTING if name not in TASK)]
+    found = [
+        ({**setting, **values}, rows[~is_private(rows)], grid)
+        for setting, rows in summary.groups(frame[frame["psnr"].notna()], by)
+        for values, grid in summary.groups(rows[is_private(rows)], ["algorithm"])
+    ]
+    settings = [setting for setting, *_ in found]
+    names = figures.names("tradeoff", settings, ("dataset", "model", "attack"))
+    for name, (setting, reference, grid) in zip(names, found, strict=True):
+        figure = Figure(figsize=(figures.COLUMN_WIDTH, 3.4), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # inches
+        axis = figure.subplots()
+        shapes, tones = _draw_grid(axis, grid)
+        _draw_reference(axis, reference)
+        task = [tables.display_name(setting[name]) for name in ("dataset", "model")]
+        axis.set_title(", ".join([*task, the_attack(setting)]), pad=3)
+        axis.set_xlabel("PSNR of reconstructions (dB): higher leaks more")
+        axis.set_ylabel("Test accuracy (%)")
+        axis.margins(0.08)
+        algorithm = tables.display_name(setting["algorithm"])
+        known = figures.legend_entries(figure).items()
+        _legend(
+            figure,
+            [(f"{algorithm}, clip", _mark("", "none", "none")), *shapes],
+            [(f"{algorithm}, noise", _mark("", "none", "none")), *tones],
+            *([[("Without DP", _mark("", "none", "none")), *known]] if known else []),
+        )
+        yield name, figure
+
+
+def _tasks(view):
+    """Names of data sets, with the clients and the accuracy aimed at where these differ."""
+    texts = view["dataset"].map(tables.display_name)
+    for column, form in (("clients", "{:,} clients"), ("converge", "until {:.0%}")):
+        differs = view.groupby("dataset")[column].transform("nunique", dropna=False) > 1
+        more = view[column].map(
+            lambda value, form=form: "" if pd.isna(value) else form.format(value)
+        )
+        texts = texts + ("\n" + more).where(differs, "")
+    return texts
+
+
+def _algorithms(view):
+    return tables.display_order(view["algorithm"])
+
+
+def _draw_scores(axis, view, metric, tasks, algorithms):
+    """Draw a filled and an open mark for each algorithm and data set, side by side."""
+    slot = 0.8 / len(algorithms)
+    for source in SOURCES:
+        stats = summary.mean_and_std(view, ["task", "algorithm"], source + metric)
+        for number, algorithm in enumerate(algorithms):
+            look, own = figures.look(algorithm), stats[stats["algorithm"] == algorithm]
+            shift = (number - (len(algorithms) - 1) / 2) * slot + (0.22 if source else -0.22) * slot
+            axis.errorbar(
+                own["task"].map(tasks.index) + shift,
+                own["mean"],
+                own["std"].fillna(0),
+                color=look.color,
+                marker=look.marker,
+                markersize=4,
+                markerfacecolor="white" if source else look.color,
+                label=None if source else tables.display_name(algorithm),
+                **ERRORS,
+            )
+    axis.set_xlim(-0.5, len(tasks) - 0.5)
+    axis.grid(visible=False, axis="x")
+    axis.tick_params(axis="x", length=0)
+    for edge in range(1, len(tasks)):
+        axis.axvline(edge - 0.5, color="0.85", linewidth=0.6)
+    # Zero means nothing on the scale of decibels: no need to start there.
+    if metric != "psnr":
+        axis.set_ylim(bottom=0)
+
+
+def _source_entries():
+    return [
+        (label, _mark("o", "0.3", "white" if source else "0.3"))
+        for source, label in SOURCES.items()
+    ]
+
+
+def _draw_grid(axis, grid):
+    """Draw a mark for each clipping bound (its shape) and noise (its colour); return the legend."""
+    stats = summary.mean_and_std(grid.sort_values(["clip", "noise"]), ["clip", "noise"], "psnr")
+    heights = summary.mean_and_std(grid, ["clip", "noise"], "final_accuracy")
+    stats = stats.merge(heights, on=["clip", "noise"], suffixes=("", "_accuracy"))
+    clips, noises = (sorted(grid[name].unique()) for name in ("clip", "noise"))
+    # Without the palest end, which is lost on white.
+    shades = mpl.colormaps["viridis_r"]
+    colors = {
+        noise: mpl.colors.to_hex(shades(0.12 + 0.88 * number / max(len(noises) - 1, 1)))
+        for number, noise in enumerate(noises)
+    }
+    markers = {clip: CLIP_MARKERS[n % len(CLIP_MARKERS)] for n, clip in enumerate(clips)}
+    for point in stats.itertuples():
+        _draw_point(axis, point, colors[point.noise], markers[point.clip], colors[point.noise])
+    shapes = [(f"C = {clip:g}", _mark(markers[clip], "0.3", "0.3")) for clip in clips]
+    tones = [(f"{SIGMA} = {n:g}", _mark("s", colors[n], colors[n])) for n in noises]
+    return shapes, tones
+
+
+def _draw_reference(axis, reference):
+    stats = summary.mean_and_std(reference, ["algorithm"], "psnr")
+    heights = summary.mean_and_std(reference, ["algorithm"], "final_accuracy")
+    stats = stats.merge(heights, on="algorithm", suffixes=("", "_accuracy"))
+    for point in stats.itertuples():
+        look = figures.look(point.algorithm)
+        label = tables.display_name(point.algorithm)
+        _draw_point(axis, point, look.color, look.marker, "white", label)
+
+
+def _draw_point(axis, point, color, marker, face, label=None):
+    # One run has no deviation.
+    errors = [0 if pd.isna(std) else std for std in (point.std, point.std_accuracy)]
+    axis.errorbar(
+        point.mean,
+        100 * point.mean_accuracy,
+        xerr=errors[0],
+        yerr=100 * errors[1],
+        color=color,
+        marker=marker,
+        markersize=5 if label else 4,
+        markerfacecolor=face,
+        label=label,
+        **ERRORS,
+    )
+
+
+def _mark(marker, color, face):
+    return Line2D(
+        [], [], color=color, marker=marker, markersize=4, markerfacecolor=face, linestyle=""
+    )
+
+
+def _legend(figure, *columns):
+    """Draw a legend above the axes.
+
+    Args:
+        figure: to draw on.
+        *columns: lists of (label, handle); empty ones are left out.
+    """
+    columns = [column for column in columns if column]
+    # Matplotlib fills columns evenly: shorter ones end in blanks.
+    rows = max(map(len, columns))
+    blank = ("", _mark("", "none", "none"))
+    entries = [entry for column in columns for entry in [*column, *[blank] * (rows - len(column))]]
+    figure.legend(
+        [handle for _, handle in entries],
+        [label for label, _ in entries],
+        loc="outside upper center",
+        ncols=len(columns),
+        columnspacing=1.1,
+        handletextpad=0.4,
+    )
+
+
+if __name__ == "__main__":
+    main()

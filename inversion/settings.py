@@ -1,0 +1,163 @@
+"""What to run: the options, and the runs that they stand for."""
+
+import itertools
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from attacks import ATTACKS
+from observed import PublicFacts
+
+from fl import algorithms, models
+from fl.experiment import CommonOptions
+from fl.options import choice, number, option
+
+ALGORITHMS = ("fedavg", "adam", "secadam")
+# Test accuracy at which training stops; the paper has neither digits nor softmax.
+CONVERGED = {
+    "fashion_mnist": {"cnn1": 0.85, "cnn2": 0.85, "lenet": 0.8, "softmax": 0.8},
+    "cifar10": {"cnn1": 0.5, "cnn2": 0.5, "lenet": 0.35, "softmax": 0.35},
+    "svhn_cropped": {"cnn1": 0.8, "cnn2": 0.8, "lenet": 0.35, "softmax": 0.35},
+    "digits": {"cnn1": 0.9, "cnn2": 0.9, "lenet": 0.9, "softmax": 0.9},
+}
+BATCH_SIZE = 8
+# Any will do to ask an attack whether it can take a model.
+IMAGE_SHAPE = (28, 28, 1)
+# Options that change a run and have no column of their own.
+OVERRIDES = ("pgd_step", "client_rate", "server_rate", "evaluate_every")
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """What to run. Options that take several values run every combination of them."""
+
+    algorithm: tuple[str, ...] = option(
+        ("fedavg",),
+        "algorithms: " + ", ".join(ALGORITHMS) + " (default: fedavg)",
+        *("-o", "--optimizer"),
+        nargs="+",
+        type=choice(ALGORITHMS, algorithms.ALIASES),
+    )
+    attack: tuple[str, ...] = option(
+        ("representation",),
+        "attacks: " + ", ".join(ATTACKS) + " (default: representation)",
+        nargs="+",
+        type=choice(ATTACKS),
+    )
+    idlg: bool = option(
+        False, "published flag: the idlg attack, on minibatches of one", action="store_true"
+    )
+    dp: tuple[float, float] | None = option(
+        None,
+        "clip each client's update to the L2 norm CLIP, and add N(0, NOISE^2) to every entry",
+        nargs=2,
+        metavar=("CLIP", "NOISE"),
+        type=number(float, least=0),
+    )
+    perturb: bool = option(
+        False, "rotate every training image by up to 10 degrees", action="store_true"
+    )
+    restarts: int = option(
+        1,
+        "random starts of an attack, of which its own loss chooses (default: 1)",
+        type=number(int, least=1),
+    )
+    attack_steps: int | None = option(
+        None, "steps of an attack at most (default: the attack's own)", type=number(int, least=1)
+    )
+    rounds: int = option(
+        750, "rounds of training at most (default: 750)", "-r", type=number(int, least=1)
+    )
+    converge: float | None = option(
+        None,
+        "stop training at this test accuracy (default: the paper's)",
+        type=number(float, above=0),
+    )
+    clients: int | None = option(
+        None,
+        "number of clients (default: 100, 75 for cnn2)",
+        *("-n", "--num-clients"),
+        type=number(int, least=1),
+    )
+    batch_size: int | None = option(
+        None, "samples in a minibatch (default: 8, 1 with --idlg)", "-b", type=number(int, least=1)
+    )
+    alpha: float = option(
+        0.5, "concentration of the lda partition (default: 0.5)", type=number(float, above=0)
+    )
+    evaluate_every: int | None = option(
+        None, "rounds between evaluations (default: 10)", type=number(int, least=1)
+    )
+    classifier_metric: bool = option(
+        False, "also score by the outputs of a classifier trained once", action="store_true"
+    )
+    gen_images: bool = option(
+        False, "draw true images beside reconstructions, instead", action="store_true"
+    )
+    gradcams: bool = option(
+        False, "draw what cnn2 looks at under adam and secadam, instead", action="store_true"
+    )
+    results: Path = option(
+        Path(__file__).with_name("results.csv"),
+        "file to append to (default: results.csv beside main.py)",
+        type=Path,
+    )
+
+
+def check(options: Options, parser: ArgumentParser) -> None:
+    """Refuse what can be seen to be wrong before anything is loaded.
+
+    Raises:
+        SystemExit: with status 2 and a sentence that names the option.
+    """
+    if options.idlg and options.batch_size not in (None, 1):
+        parser.error(f"argument --idlg: needs a batch size of 1, got {options.batch_size}")
+    if options.idlg and "cnn2" in options.model:
+        parser.error("argument --idlg: the paper attacks lenet and cnn1 so, not cnn2")
+    if options.dp and options.dp[0] == 0:
+        parser.error("argument --dp: CLIP must be above 0, or no update would be left")
+    if options.dp and "secadam" in options.algorithm:
+        parser.error(
+            "argument --dp: clips updates, and secadam sends moments; choose fedavg or adam"
+        )
+    for model, attack in itertools.product(options.model, attacks(options)):
+        try:
+            ATTACKS[attack](PublicFacts(models.MODELS[model](), IMAGE_SHAPE, 1, "fedavg", 1.0))
+        except ValueError as error:
+            parser.error(f"argument --attack: {error}")
+    if options.converge is not None and options.converge > 1:
+        parser.error("argument --converge: an accuracy is at most 1")
+
+
+def grid(options: Options) -> Iterator[dict]:
+    """Every run that the options ask for, as the columns `schema.RUN` that identify it."""
+    clip, noise = options.dp or (None, None)
+    combinations = itertools.product(
+        options.dataset, options.model, options.algorithm, options.seed, attacks(options)
+    )
+    for dataset, model, algorithm, seed, attack in combinations:
+        named = ("dp_" if options.dp else "") + algorithm
+        yield {
+            "dataset": dataset,
+            "model": model,
+            "clients": options.clients or (75 if model == "cnn2" else 100),
+            "algorithm": named + ("_perturbed" if options.perturb else ""),
+            "attack": attack,
+            "clip": clip,
+            "noise": noise,
+            "seed": seed,
+            "rounds": options.rounds,
+            "batch_size": options.batch_size or (1 if options.idlg else BATCH_SIZE),
+            "alpha": options.alpha,
+            "partition": "lda",
+            "restarts": options.restarts,
+            "converge": options.converge or CONVERGED[dataset][model],
+            "variant": options.variant,
+            "overrides": options.overrides((*OVERRIDES, "attack_steps")),
+        }
+
+
+def attacks(options: Options) -> tuple[str, ...]:
+    """Names of the attacks that the options ask for."""
+    return ("idlg",) if options.idlg else options.attack

@@ -1,0 +1,229 @@
+"""The inversion experiment as a user runs it, and the observations that it attacks."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fl import algorithms, augmentation, defences, hardening, results, simulation
+from fl.models import MODELS
+from fl.rounds import Work
+from fl.sampling import MinibatchSampler
+from fl.training import Samples, sample_losses
+
+FOLDER = Path(__file__).parents[1] / "inversion"
+SHORT = ("--attack-steps", "3", "--evaluate-every", "2", "--converge", "1")
+SMALL = ("-n", "4", "-b", "3", "-r", "4", *SHORT)
+
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(f"inversion_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+observation = _load("observation")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A place for compiled code that the commands of these tests share."""
+    return tmp_path_factory.mktemp("jax")
+
+
+@pytest.fixture
+def main(tmp_path, kept):
+    """Run main.py with a results file of the test's own."""
+
+    def run(*arguments):
+        command = [sys.executable, "main.py", "--results", tmp_path / "results.csv", *arguments]
+        return subprocess.run(
+            [str(word) for word in command],
+            cwd=FOLDER,
+            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(kept)},
+            text=True,
+            capture_output=True,
+        )
+
+    run.results = tmp_path / "results.csv"
+    return run
+
+
+def test_every_attack_gets_a_row_and_attacks_on_one_training_share_it(main):
+    done = main("-o", "sgd", "ours", "--attack", "representation", "analytic", *SMALL)
+    assert done.returncode == 0, done.stderr
+    frame = results.read(main.results)
+    assert list(zip(frame.algorithm, frame.attack, strict=True)) == [
+        ("fedavg", "representation"),
+        ("fedavg", "analytic"),
+        ("secadam", "representation"),
+        ("secadam", "analytic"),
+    ]
+    assert frame.train_s.nunique() == 2
+    for score in ("psnr", "ssim", "cosine", "global_psnr", "labels_recovered", "final_accuracy"):
+        assert frame[score].notna().all()
+    assert frame.labels_recovered.between(0, 1).all()
+
+
+def test_published_command_line_with_dp_runs_unchanged(main):
+    words = "-b 2 -d digits -m softmax -n 3 -s 1 -r 3 -o sgd --dp 1 0.01"
+    done = main(*words.split(), *SHORT)
+    assert done.returncode == 0, done.stderr
+    (row,) = results.read(main.results).to_dict("records")
+    assert row["algorithm"] == "dp_fedavg"
+    assert (row["clip"], row["noise"]) == (1, 0.01)
+    assert row["batch_size"] == 2
+
+
+def test_idlg_takes_minibatches_of_one_and_perturbing_is_named(main):
+    done = main("-o", "ours", "--idlg", "--perturb", "-n", "4", "-r", "4", *SHORT)
+    assert done.returncode == 0, done.stderr
+    (row,) = results.read(main.results).to_dict("records")
+    assert row["algorithm"] == "secadam_perturbed"
+    assert row["attack"] == "idlg"
+    assert row["batch_size"] == 1
+
+
+@pytest.mark.parametrize("algorithm", ["sgd", "ours"])
+def test_published_variant_runs_and_is_marked(main, algorithm):
+    done = main("-o", algorithm, "-m", "softmax", "--as-published", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert results.read(main.results)["variant"].tolist() == ["published"]
+
+
+def test_runs_that_are_there_are_skipped(main):
+    main("-m", "softmax", *SMALL)
+    again = main("-m", "softmax", "-s", "0", "1", "--skip-done", *SMALL)
+    assert "1 of 2 runs are already in" in again.stdout
+    assert results.read(main.results)["seed"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--idlg -b 2", "--idlg"),
+        ("--idlg -m cnn2", "--idlg"),
+        ("--dp 0 0.1", "--dp"),
+        ("--dp 1 -0.1", "--dp"),
+        ("--dp 1 0.1 -o ours", "--dp"),
+        ("--attack analytic -m cnn1", "--attack"),
+        ("--attack guess", "choose from representation"),
+        ("-n 0", "--num-clients"),
+        ("-n 5000", "--num-clients"),
+        ("--converge 2", "--converge"),
+        ("--restarts 0", "--restarts"),
+        ("-o fedadam", "choose from fedavg, adam, secadam"),
+    ],
+)
+def test_wrong_options_exit_with_a_sentence_that_names_them(main, words, sentence):
+    done = main(*words.split())
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not main.results.exists()
+
+
+def federation(algorithm, clients=3, batch=4, rounds=3, **work):
+    """A little federation after some rounds -> (work, state, samples, sampler)."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
+    labels = rng.integers(0, 10, 30, dtype=np.int32)
+    samples = Samples(jnp.asarray(images), jnp.asarray(labels), jnp.float32(255))
+    model = MODELS["softmax"]()
+    losses = sample_losses(model)
+    todo = Work(algorithm, losses, hardening.pgd(losses, 0.1), **work)
+    params = model.init(jax.random.key(0), samples.take(np.arange(1))[0])
+    # One client holds fewer samples than a batch.
+    parts = [np.arange(0, 10), np.arange(10, 12), np.arange(12, 30)]
+    sampler = MinibatchSampler(parts, batch, range(clients))
+    start = simulation.start(todo, params, samples, sampler.weights, 1, keep_clients=True, seed=5)
+    state, _ = start.run(start.state, sampler.draw(rounds, 1).indices)
+    return todo, state, samples, sampler
+
+
+def gradient(todo, params, samples, indices, weights):
+    return todo.gradient(params, *samples.take(indices), weights)[1]
+
+
+def test_clients_that_send_updates_show_their_unhardened_gradient_times_the_rate():
+    todo, state, samples, sampler = federation(algorithms.fedavg(client_rate=0.5))
+    indices = sampler.draw(1, 1).indices[0, :, 0]
+    seen, _ = observation.observe(todo, state, samples, indices, sampler.weights)
+    for client in range(3):
+        wanted = gradient(todo, state.params, samples, indices[client], sampler.weights[client])
+        for got, leaf in zip(jax.tree.leaves(seen.clients), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(got[client], 0.5 * leaf, rtol=1e-4, atol=1e-6)
+
+
+def test_secadams_aggregate_is_the_ratio_of_means_and_not_the_mean_of_ratios():
+    todo, state, samples, sampler = federation(algorithms.secadam())
+    indices = sampler.draw(1, 1).indices[0, :, 0]
+    seen, _ = observation.observe(todo, state, samples, indices, sampler.weights)
+    clients = simulation.client_states(state)[0]
+    count = int(clients.count[0]) + 1
+    moments = []
+    for client in range(3):
+        g = gradient(todo, state.params, samples, indices[client], sampler.weights[client])
+        g, mu, nu = (
+            np.concatenate([np.asarray(leaf, float).ravel() for leaf in jax.tree.leaves(tree)])
+            for tree in (
+                g,
+                jax.tree.map(lambda leaf, own=client: leaf[own], clients.mu),
+                jax.tree.map(lambda leaf, own=client: leaf[own], clients.nu),
+            )
+        )
+        m = (0.9 * mu + 0.1 * g) / (1 - 0.9**count)
+        v = (0.999 * nu + 0.001 * g**2) / (1 - 0.999**count)
+        moments.append((m, v + 1e-16))
+    m, v = np.mean(moments, axis=0)
+    ratios = np.mean([own_m / np.sqrt(own_v) for own_m, own_v in moments], axis=0)
+    aggregate = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(seen.aggregate)])
+    np.testing.assert_allclose(aggregate, m / np.sqrt(v), rtol=1e-3, atol=1e-5)
+    assert np.abs(aggregate - ratios).max() > 0.05
+    one = np.concatenate([np.ravel(leaf[1]) for leaf in jax.tree.leaves(seen.clients)])
+    np.testing.assert_allclose(one, moments[1][0] / np.sqrt(moments[1][1]), rtol=1e-3, atol=1e-5)
+
+
+def test_truth_is_what_the_clients_hold_unturned_and_without_filling():
+    todo, state, samples, sampler = federation(
+        algorithms.fedavg(), augment=augmentation.random_rotation(10.0)
+    )
+    indices = sampler.draw(1, 1).indices[0, :, 0]
+    _, truth = observation.observe(todo, state, samples, indices, sampler.weights)
+    images, labels = samples.take(indices)
+    assert np.array_equal(truth.images, images)
+    assert np.array_equal(truth.labels, labels)
+    assert truth.present.sum(1).tolist() == [4, 2, 4]
+
+
+def test_what_is_seen_under_dp_is_clipped():
+    todo, state, samples, sampler = federation(
+        algorithms.fedavg(), privatise=defences.privatiser(clip=0.01, noise=0.0)
+    )
+    indices = sampler.draw(1, 1).indices[0, :, 0]
+    seen, _ = observation.observe(todo, state, samples, indices, sampler.weights)
+    for client in range(3):
+        squares = sum(float((leaf[client] ** 2).sum()) for leaf in jax.tree.leaves(seen.clients))
+        assert np.sqrt(squares) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_published_stale_update_is_the_new_parameters_minus_the_clients_old_ones():
+    todo, state, samples, sampler = federation(algorithms.fedavg(client_rate=0.5))
+    indices, later = (sampler.draw(1, 1).indices[0, :, 0] for _ in range(2))
+    seen, truth = observation.observe_stale(todo, state, samples, indices, later, sampler.weights)
+    locals_ = []
+    for client in range(3):
+        g = gradient(todo, state.params, samples, indices[client], sampler.weights[client])
+        locals_.append(jax.tree.map(lambda w, d: w - 0.5 * d, state.params, g))
+    new = jax.tree.map(lambda *leaves: sum(leaves) / 3, *locals_)
+    for got, w, *own in zip(*map(jax.tree.leaves, (seen.clients, new, *locals_)), strict=True):
+        for client in range(3):
+            np.testing.assert_allclose(got[client], w - own[client], rtol=1e-3, atol=1e-6)
+    assert np.array_equal(truth.labels, samples.take(later)[1])

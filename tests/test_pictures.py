@@ -1,0 +1,187 @@
+"""Pictures of the inversion experiment."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import pytest
+
+from fl import models
+
+FOLDER = Path(__file__).parents[1] / "inversion"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"inversion_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    # Other tests may have, or want, a module `metrics` of another experiment.
+    before = sys.modules.get("metrics")
+    sys.modules["metrics"] = load("metrics")
+    module = load("pictures")
+    del sys.modules["metrics"]
+    if before is not None:
+        sys.modules["metrics"] = before
+    return module
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).uniform(size=(26, 16, 16, 1)).astype(np.float32)
+
+
+# --- Grad-CAM --------------------------------------------------------------------------------
+
+
+class Mean(models.Classifier):
+    """Two feature maps, their means the representation: Grad-CAM by hand."""
+
+    @nn.compact
+    def representation(self, images):
+        return self.tap(nn.relu(nn.Conv(2, (1, 1))(images))).mean((1, 2))
+
+
+def test_gradcam_by_hand(pictures):
+    image = jnp.array([[0.0, 0.2], [0.6, 1.0]])[None, :, :, None]
+    kernel = jnp.zeros((2, 10)).at[:, 3].set(jnp.array([2.0, -1.0])).at[:, 4].set(-1.0)
+    params = {
+        "Conv_0": {
+            "kernel": jnp.array([1.0, -1.0]).reshape(1, 1, 1, 2),
+            "bias": jnp.array([0, 0.5]),
+        },
+        "classifier": {"kernel": kernel, "bias": jnp.zeros(10)},
+    }
+    # Features x and max(0.5 - x, 0); their mean gradients are 2/4 and -1/4 for class 3.
+    first = np.array([[0.0, 0.2], [0.6, 1.0]])
+    second = np.array([[0.5, 0.3], [0.0, 0.0]])
+    expected = np.maximum(first / 2 - second / 4, 0) / 0.5
+    images = jnp.concatenate([image, image])
+    maps = pictures.gradcam(Mean(), {"params": params}, images, jnp.array([3, 4]))
+    np.testing.assert_allclose(maps[0], expected, atol=1e-6)
+    np.testing.assert_array_equal(maps[1], 0)  # all speaks against class 4
+
+
+def test_gradcam_of_cnn1_looks_before_the_last_max_pool(pictures, images):
+    model, labels = models.CNN1(), np.array([1, 5, 9])
+    params = model.init(jax.random.key(0), images[:3])
+    assert set(params) == {"params"}, "the tap adds nothing to the parameters"
+    layers = params["params"]
+
+    def convolution(x, number):
+        layer = layers[f"Conv_{number}"]
+        x = jax.lax.conv_general_dilated(
+            x, layer["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return nn.relu(x + layer["bias"].reshape(1, 1, 1, -1))
+
+    def dense(x, name):
+        return x @ layers[name]["kernel"] + layers[name]["bias"].reshape(1, -1)
+
+    def pool(x):
+        return nn.max_pool(x, (3, 3), (2, 2), "SAME")
+
+    features = convolution(convolution(pool(convolution(convolution(images[:3], 0), 1)), 2), 3)
+    assert features.shape == (3, 8, 8, 64)
+
+    def score(features):
+        logits = dense(nn.relu(dense(pool(features).reshape(3, -1), "Dense_0")), "classifier")
+        return logits[jnp.arange(3), labels].sum()
+
+    weights = jax.grad(score)(features).mean((1, 2), keepdims=True)
+    small = np.maximum((weights * features).sum(-1), 0)
+    expected = np.asarray(jax.image.resize(small, (3, 16, 16), "bilinear"))
+    expected = expected / expected.max((1, 2), keepdims=True)
+    maps = pictures.gradcam(model, params, jnp.asarray(images[:3]), labels)
+    np.testing.assert_allclose(maps, expected, atol=1e-4)
+
+
+def test_gradcam_of_cnn2(pictures, images):
+    model = models.CNN2()
+    params = model.init(jax.random.key(0), images[:2])
+    assert set(params) == {"params"}
+    logits, state = model.apply(params, images[:2], mutable="intermediates")
+    (features,) = state["intermediates"]["features"]
+    assert features.shape == (2, 16, 16, 64)
+    np.testing.assert_array_equal(logits, model.apply(params, images[:2]))
+    maps = pictures.gradcam(model, params, images[:2], np.array([0, 1]))
+    assert maps.shape == (2, 16, 16)
+    np.testing.assert_allclose(maps.max((1, 2)), 1)
+    assert maps.min() >= 0
+
+
+def test_gradcam_needs_convolutions(pictures, images):
+    model = models.LeNet()
+    params = model.init(jax.random.key(0), images)
+    with pytest.raises(ValueError, match="LeNet has none"):
+        pictures.gradcam(model, params, images, np.zeros(len(images), int))
+
+
+# --- grids -----------------------------------------------------------------------------------
+
+
+def kinds(paths):
+    for path in paths:
+        start = path.read_bytes()[:8]
+        assert start.startswith(b"%PDF" if path.suffix == ".pdf" else b"\x89PNG"), path
+    return [path.name for path in paths]
+
+
+def test_reconstructions_in_files_the_same_each_time(pictures, images, tmp_path):
+    found = {"fedavg": images, "secadam": 1 - images}
+    labels = pictures.class_names("digits", range(8))
+    arguments = (images[:8], {name: x[:8] for name, x in found.items()}, labels)
+    paths = pictures.reconstruction_grid(*arguments, tmp_path / "new" / "grid.1")
+    assert kinds(paths) == ["grid.1.pdf", "grid.1.png"]
+    first = [path.read_bytes() for path in paths]
+    assert b"/Type3" not in first[0]
+    pictures.reconstruction_grid(*arguments, tmp_path / "new" / "grid.1")
+    assert [path.read_bytes() for path in paths] == first
+    height, width, _ = matplotlib.image.imread(paths[1]).shape
+    assert width == pytest.approx(7.1 * 300, abs=40), "as wide as a page"
+    assert height < width
+
+
+def test_more_images_go_to_further_files(pictures, images, tmp_path):
+    colour = images.repeat(3, axis=-1)
+    lost = colour.copy()
+    lost[3] = np.nan
+    labels = pictures.class_names("fashion_mnist", [9] * 26)
+    paths = pictures.reconstruction_grid(colour, {"secadam": lost}, labels, tmp_path / "grid")
+    assert kinds(paths) == ["grid.pdf", "grid.png", "grid-2.pdf", "grid-2.png"]
+
+
+def test_heat_maps_in_files(pictures, images, tmp_path):
+    maps = {"adam": images[:25, ..., 0], "secadam": 1 - images[:25, ..., 0]}
+    labels = ["Coat"] * 25
+    paths = pictures.gradcam_grid(images[:25], maps, labels, tmp_path / "cam")
+    assert kinds(paths) == ["cam.pdf", "cam.png"]
+
+
+def test_class_names(pictures):
+    assert pictures.class_names("fashion_mnist", [0, 9]) == ["T-shirt/top", "Ankle boot"]
+    assert pictures.class_names("svhn_cropped", np.array([7])) == ["Digit 7"]
+
+
+@pytest.mark.parametrize(
+    ("count", "labels", "others", "words"),
+    [(0, 0, 0, "no images"), (3, 2, 3, "2 labels for 3 images"), (3, 3, 2, "FedAvg")],
+)
+def test_what_does_not_belong_together(pictures, images, tmp_path, count, labels, others, words):
+    names = ["Coat"] * labels
+    with pytest.raises(ValueError, match=words):
+        pictures.reconstruction_grid(
+            images[:count], {"fedavg": images[:others]}, names, tmp_path / "a"
+        )
+    maps = {"fedavg": images[:others, ..., 0]}
+    with pytest.raises(ValueError, match=words):
+        pictures.gradcam_grid(images[:count], maps, names, tmp_path / "a")
