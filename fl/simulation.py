@@ -33,8 +33,10 @@ from fl.training import Samples
 PyTree = Any
 
 # Clients compiled into one function when unrolled: enough to keep two and more cores busy, few
-# enough to keep compiling short.
+# enough to keep compiling short. XLA works on several of them at once, so that with convolutions,
+# whose intermediates are large, more of them would drive one another out of the cache.
 GROUP = 10
+CONVOLUTION_GROUP = 5
 # Samples that pass through convolutions together on CPU: more of them leave the cache.
 CONVOLUTION_COHORT = 32
 # Rounds in one dispatch when scanned.
@@ -120,12 +122,15 @@ def start(
         raise ValueError(f"unknown mapping {mapping}: choose from {MAPPINGS}")
     single = keep_clients or work.privatise is not None
     shortcut = local_steps == 1 and not single and work.algorithm.one_step is not None
+    convolutional = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
+    group = CONVOLUTION_GROUP if convolutional else GROUP
     if mapping.clients == "vmap":
         way = rounds.pooled(work) if shortcut else rounds.stacked(work)
     elif shortcut:
-        way = rounds.pooled_in_groups(work, GROUP, _cohort(work, params, weights.shape[1]))
+        cohort = _cohort(work, weights.shape[1]) if convolutional else None
+        way = rounds.pooled_in_groups(work, group, cohort)
     else:
-        way = rounds.unrolled(work, GROUP)
+        way = rounds.unrolled(work, group)
     params = jax.tree.map(jnp.copy, params)  # the caller's own are not given up
     state = State(
         params,
@@ -197,11 +202,8 @@ def _loop(one_round, samples, weights):
     return run
 
 
-def _cohort(work, params, batch):
-    """How many clients' samples pass through the model together on CPU; None for no limit."""
-    convolutional = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
-    if not convolutional:
-        return None
+def _cohort(work, batch):
+    """How many clients' samples pass through convolutions together on CPU."""
     # Where clients must be told apart anyway, hardening them apart too keeps their work in cache.
     together = work.algorithm.one_step.statistics is None
     return max(1, CONVOLUTION_COHORT // batch) if together else 1

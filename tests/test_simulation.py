@@ -172,6 +172,7 @@ def assert_same_bits(one, other):
 def small_groups(monkeypatch):
     """Make a few clients several groups: compiling ten of them takes long."""
     monkeypatch.setattr(simulation, "GROUP", 2)
+    monkeypatch.setattr(simulation, "CONVOLUTION_GROUP", 2)
 
 
 @pytest.mark.usefixtures("double_precision", "small_groups")
