@@ -1,6 +1,7 @@
 """Command lines from frozen dataclasses: one field an option, with its help beside it."""
 
 import argparse
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, fields
 from typing import Any
@@ -80,7 +81,8 @@ def number(kind: type, *, above: float | None = None, least: float | None = None
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"needs {name}, got {text!r}") from error
         # Written so that NaN is refused.
-        if not ((above is None or value > above) and (least is None or value >= least)):
+        in_range = (above is None or value > above) and (least is None or value >= least)
+        if not (in_range and math.isfinite(value)):
             raise argparse.ArgumentTypeError(f"needs {name}{bound}, got {text}")
         return value
 

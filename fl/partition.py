@@ -66,7 +66,7 @@ def homogeneous(
     labels: np.ndarray, clients: int, rng: np.random.Generator | None = None
 ) -> list[np.ndarray]:
     """Give every client all samples."""
-    _check_enough(labels, 1)
+    _check_enough(labels, clients, shared=True)
     return [np.arange(len(labels)) for _ in range(clients)]
 
 
@@ -114,6 +114,7 @@ def assigned_classes(
     Raises:
         PartitionError: where a client would hold nothing.
     """
+    _check_enough(labels, clients)
     present = np.unique(labels)
     classes = classes or [[present[client % len(present)]] for client in range(clients)]
     if len(classes) != clients:
@@ -135,11 +136,11 @@ def assigned_classes(
     return parts
 
 
-def _check_enough(labels, needed):
-    if needed < 1:
-        raise PartitionError(f"at least one client is needed, got {needed}")
-    if len(labels) < needed:
-        raise PartitionError(f"{len(labels)} samples cannot be cut into {needed} parts")
+def _check_enough(labels, parts, shared=False):
+    if parts < 1:
+        raise PartitionError(f"at least one client is needed, got {parts}")
+    if len(labels) < (1 if shared else parts):
+        raise PartitionError(f"{len(labels)} samples cannot be cut into {parts} parts")
 
 
 PARTITIONS: dict[str, Callable[..., list[np.ndarray]]] = {

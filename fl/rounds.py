@@ -28,7 +28,7 @@ class State(NamedTuple):
     Attributes:
         params: the global parameters w.
         server: state of the server's optimizer.
-        clients: states of the clients' optimizers: a tuple of one a client when unrolled, stacked
+        clients: states of the clients' optimizers: a list of one a client when unrolled, stacked
             [client, ...] when stacked, their mean when pooled.
         key: uint32 [2], from which the random numbers of the rounds to come are drawn.
     """
@@ -197,11 +197,11 @@ def unrolled(work: Work, group: int) -> Rounds:
                     )
                 losses.append(loss)
         params, server_state, key = server_step(state.params, state.server, total, count, state.key)
-        return State(params, server_state, tuple(clients), key), sum(losses) / (count * steps)
+        return State(params, server_state, clients, key), sum(losses) / (count * steps)
 
     def init_clients(params, count):
         init = jax.jit(work.algorithm.client_optimizer.init)
-        return tuple(init(params) for _ in range(count))
+        return [init(params) for _ in range(count)]
 
     return Rounds(init_clients, one_round)
 

@@ -149,7 +149,7 @@ def client_states(state: State) -> PyTree:
     Args:
         state: between two rounds; not given up.
     """
-    if isinstance(state.clients, list | tuple) and not hasattr(state.clients, "_fields"):
+    if isinstance(state.clients, list):  # unrolled; optax's own states are tuples
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *state.clients)
     return state.clients
 

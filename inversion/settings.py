@@ -89,15 +89,6 @@ class Options(CommonOptions):
     evaluate_every: int | None = option(
         None, "rounds between evaluations (default: 10)", type=number(int, least=1)
     )
-    classifier_metric: bool = option(
-        False, "also score by the outputs of a classifier trained once", action="store_true"
-    )
-    gen_images: bool = option(
-        False, "draw true images beside reconstructions, instead", action="store_true"
-    )
-    gradcams: bool = option(
-        False, "draw what cnn2 looks at under adam and secadam, instead", action="store_true"
-    )
     results: Path = option(
         Path(__file__).with_name("results.csv"),
         "file to append to (default: results.csv beside main.py)",

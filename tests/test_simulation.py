@@ -103,7 +103,16 @@ def work(model, algorithm, local_steps):
     return Work(ALGORITHMS[algorithm](**options), losses, hardening.pgd(losses, ETA))
 
 
-def start(case, algorithm, local_steps, mapping=None, keep_clients=False, params=None, hooks=None):
+def start(
+    case,
+    algorithm,
+    local_steps,
+    mapping=None,
+    keep_clients=False,
+    params=None,
+    hooks=None,
+    seed=0,
+):
     sampler = MinibatchSampler(case.parts(), BATCH, case.seeds())
     federation = simulation.start(
         work(case.model, algorithm, local_steps)._replace(**(hooks or {})),
@@ -113,6 +122,7 @@ def start(case, algorithm, local_steps, mapping=None, keep_clients=False, params
         local_steps,
         mapping,
         keep_clients,
+        seed,
     )
     return federation.state, federation.run, sampler
 
@@ -177,11 +187,15 @@ def small_groups(monkeypatch):
 
 @pytest.mark.usefixtures("double_precision", "small_groups")
 class TestAgreesWithTheReference:
-    @each_mapping
+    # That looping over rounds does what scanning them does, the tests of dense models show.
+    @pytest.mark.parametrize("mapping", [LOOP, VMAPPED[-1]], ids=name)
     @pytest.mark.parametrize("local_steps", [1, 3])
-    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    @pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"secagg"}))
     def test_every_algorithm(self, algorithm, local_steps, mapping):
         check(Case("softmax", held=(9, 2, 4, 1)), algorithm, local_steps, mapping)
+
+    def test_secure_aggregation_changes_nothing(self):
+        check(Case("softmax", held=(9, 2, 4, 1)), "secagg", 1, LOOP)
 
     @each_mapping
     @each_work
@@ -192,7 +206,6 @@ class TestAgreesWithTheReference:
         ("algorithm", "local_steps", "mapping"),
         [
             ("fedavg", 1, LOOP),
-            ("secadam", 1, LOOP),
             ("secadam", 1, VMAPPED[-1]),
             ("secadam", 3, LOOP),
         ],
@@ -222,20 +235,18 @@ class TestAgreesWithTheReference:
             losses.append(loss)
         assert_close(outcome(state, np.array(losses)), expected(case, algorithm, 1))
 
-    @pytest.mark.parametrize("keep_clients", [False, True])
-    def test_groups_of_the_engines_own_size(self, keep_clients, monkeypatch):
+    def test_groups_of_the_engines_own_size(self, monkeypatch):
         monkeypatch.undo()
         assert len(GROUPS) > 2 * simulation.GROUP
         assert len(GROUPS) % simulation.GROUP
-        check(Case("softmax", held=GROUPS), "secadam", 1, LOOP, keep_clients)
+        check(Case("softmax", held=GROUPS), "secadam", 1, LOOP)
 
 
-@pytest.mark.parametrize("mapping", [LOOP, VMAPPED[-1]], ids=name)
-def test_agrees_with_the_reference_in_single_precision(mapping, small_groups):
+def test_agrees_with_the_reference_in_single_precision(small_groups):
     case = Case("lenet", held=(9, 3, 4))  # a third is not exact in float32
     # A GPU's default would be to multiply in fewer bits.
     with jax.default_matmul_precision("highest"):
-        check(case, "secadam", 1, mapping, rtol=1e-4, atol=2e-5)
+        check(case, "secadam", 1, simulation.default_mapping(), rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.usefixtures("double_precision", "small_groups")
@@ -261,7 +272,7 @@ def brighten(images, key):
 
 def blur(message, key):
     flat, unravel = ravel_pytree(message)
-    return unravel(flat + jax.random.normal(key, flat.shape))
+    return unravel(flat + jax.random.uniform(key, flat.shape))
 
 
 @pytest.mark.usefixtures("double_precision", "small_groups")
@@ -271,14 +282,12 @@ def blur(message, key):
     ids=["one step", "three steps"],
 )
 def test_what_clients_draw_themselves_does_not_depend_on_the_mapping(local_steps, hooks):
-    case = Case("softmax", held=(9, 2, 4))
-    one, other = (
-        engine(case, "fedavg", local_steps, mapping, calls=(3,), hooks=hooks)
-        for mapping in (LOOP, VMAPPED[0])
-    )
-    plain = engine(case, "fedavg", local_steps, VMAPPED[0], calls=(3,))
-    assert np.abs(one.w - plain.w).max() > 1e-3
-    assert_close(one, other)
+    def run(mapping, seed):
+        case = Case("softmax", held=(9, 2, 4))
+        return engine(case, "fedavg", local_steps, mapping, calls=(3,), hooks=hooks, seed=seed)
+
+    assert_close(run(LOOP, 0), run(VMAPPED[0], 0))
+    assert np.abs(run(LOOP, 0).w - run(LOOP, 1).w).max() > 1e-3
 
 
 @pytest.mark.usefixtures("small_groups")
@@ -323,7 +332,7 @@ class TestRuns:
 def test_runs_of_the_same_work_do_not_mix(mapping, small_groups):
     # What is compiled for one is used again for the others.
     def run(case):
-        return engine(case, "secadam", 1, mapping, calls=(7,))
+        return engine(case, "secadam_fedadam", 1, mapping, calls=(7,))
 
     first = run(Case("softmax"))
     other = run(Case("softmax", held=RAGGED[::-1]))
