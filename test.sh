@@ -5,4 +5,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 source environment.sh
 .venv/bin/ruff check
 .venv/bin/ruff format --check
-.venv/bin/python -m pytest --numprocesses auto "$@"
+.venv/bin/python -m pytest --numprocesses auto --dist loadscope "$@"

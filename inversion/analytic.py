@@ -1,5 +1,7 @@
 """Analytic inversion of a dense first layer: no search, only a division."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -49,7 +51,7 @@ def analytic(facts: PublicFacts) -> Problem:
     def loss(images, observation, params, labels):
         return match(params, images, labels, observation).cosine_distance()
 
-    return Problem(init, loss, optax.identity(), steps=0, weight_gradients=True)
+    return Problem(init, loss, optax.identity(), steps=0)
 
 
 def least_squares(kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -68,6 +70,7 @@ def least_squares(kernel: jax.Array, bias: jax.Array) -> jax.Array:
     return kernel @ bias / jnp.maximum(bias @ bias, 1e-12)
 
 
+@partial(jax.jit, static_argnames="batch")
 def pick(kernel: jax.Array, bias: jax.Array, batch: int) -> jax.Array:
     """Pick the quotients that are likely to be images, not mixtures of some.
 

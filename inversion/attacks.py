@@ -103,7 +103,7 @@ def representation(facts: PublicFacts) -> Problem:
         closeness = jnp.abs(jnp.sum(found * columns, axis=-1)) / (_norm(found) * _norm(columns))
         return 1 - closeness.mean() + REPRESENTATION_TV * total_variation(images)
 
-    return Problem(_noise(facts), loss, PAPER_OPTIMIZER, PAPER_STEPS, weight_gradients=False)
+    return Problem(_noise(facts), loss, PAPER_OPTIMIZER, PAPER_STEPS)
 
 
 @lru_cache
@@ -123,7 +123,7 @@ def idlg(facts: PublicFacts, as_published: bool = False) -> Problem:
     def loss(images, observation, params, labels):
         return match(params, images, labels, observation).squared_distance(rate)
 
-    return Problem(_noise(facts), loss, PAPER_OPTIMIZER, PAPER_STEPS, weight_gradients=True)
+    return Problem(_noise(facts), loss, PAPER_OPTIMIZER, PAPER_STEPS)
 
 
 @lru_cache
@@ -142,7 +142,7 @@ def cosine(facts: PublicFacts) -> Problem:
 
     schedule = optax.cosine_decay_schedule(COSINE_RATE, COSINE_STEPS)
     optimizer = optax.chain(optax.scale_by_sign(), optax.adam(schedule))
-    return Problem(_noise(facts), loss, optimizer, COSINE_STEPS, weight_gradients=True)
+    return Problem(_noise(facts), loss, optimizer, COSINE_STEPS)
 
 
 @lru_cache
@@ -163,7 +163,7 @@ def cpl(facts: PublicFacts) -> Problem:
         distance = match(params, images, labels, observation).squared_distance(rate)
         return distance + CPL_PREDICTIONS * jnp.sum((predictions - truth) ** 2)
 
-    return Problem(_patches(facts), loss, PAPER_OPTIMIZER, PAPER_STEPS, weight_gradients=True)
+    return Problem(_patches(facts), loss, PAPER_OPTIMIZER, PAPER_STEPS)
 
 
 ATTACKS: dict[str, Callable[[PublicFacts], Problem]] = {

@@ -1,14 +1,14 @@
 """Attacks as optimisation problems, and the one runner that solves them for all clients.
 
-How the work is mapped onto hardware is chosen here alone, by what `bench.py` measures:
+Clients, and the random restarts of the attack on each, are *jobs*. How these and the steps are
+mapped onto hardware is chosen here alone, by what `bench.py` measures:
 
-* Clients, and the random restarts of the attack on each, are *jobs*. A chunk of jobs is optimised
-  side by side, as one vmapped computation. The parameters are the same for all of them, so that
-  each layer of a dense model sees one large matrix product.
-* Steps run in a compiled loop, except for convolutions on CPU, whose gradients leave XLA's fast
-  path in there: those have Python dispatch one compiled step after the other.
-* A chunk is as large as memory allows. Where vmapping would turn weight gradients of convolutions
-  into grouped convolutions, which are slow on CPU, it is a single job.
+* Jobs are *vmapped*, and their steps run in one compiled loop. The parameters are the same for all
+  jobs, so that each layer of a dense model sees one large matrix product.
+* Convolutions on CPU are the exception: their gradients leave XLA's fast path in a compiled loop,
+  their weight gradients become slow grouped convolutions when vmapped, and even larger batches
+  leave the caches. There Python *dispatches* compiled steps on single jobs. A few jobs take turns,
+  which keeps all cores busy through operations that use but one.
 """
 
 import math
@@ -28,10 +28,12 @@ PyTree = Any
 
 # Steps between two looks at the progress bar.
 SEGMENT = 50
-# Bytes that the intermediates of a chunk may take on CPU: more of them leave the caches.
+# Bytes that a chunk may take on CPU: more of them leave the caches.
 CPU_BYTES = 100e6
-# Elsewhere, the share of the device's free memory that they may take.
+# Elsewhere, the share of the device's free memory that it may take.
 DEVICE_SHARE = 0.5
+# Jobs that take turns where they are dispatched.
+TURNS = 2
 
 
 class Problem(NamedTuple):
@@ -44,26 +46,25 @@ class Problem(NamedTuple):
         loss: (Z, observation, params, labels) -> scalar, the smaller the better.
         optimizer: treats every pixel by itself, so that one state serves all jobs of a chunk.
         steps: at least 0.
-        weight_gradients: whether the loss is made of gradients with respect to params.
     """
 
     init: Callable
     loss: Callable
     optimizer: optax.GradientTransformation
     steps: int
-    weight_gradients: bool
 
 
 class Mapping(NamedTuple):
     """How jobs and steps are mapped onto hardware.
 
     Attributes:
-        chunk: jobs optimised side by side, at least 1.
-        compiled_loop: whether steps run in a compiled loop; otherwise Python dispatches them.
+        chunk: jobs optimised together, at least 1.
+        vmapped: whether these are vmapped in a compiled loop over steps; otherwise Python
+            dispatches their steps in turns.
     """
 
     chunk: int
-    compiled_loop: bool
+    vmapped: bool
 
 
 class Solution(NamedTuple):
@@ -101,22 +102,19 @@ def solve(
     clients, restarts = keys.shape
     jobs = clients * restarts
     mapping = mapping or default_mapping(problem, observations, params, labels, jobs)
-    # All chunks are of one size, or the last would compile anew: it is filled up with the last job.
-    chunk = math.ceil(jobs / math.ceil(jobs / mapping.chunk))
-    starts = range(0, jobs, chunk)
+    chunks = _chunks(jobs, mapping)
+    run = _run_vmapped if mapping.vmapped else _run_dispatched
     runs = []
-    with _progress(len(starts) * problem.steps, bar_label) as bar:
-        for start in starts:
-            members = np.minimum(np.arange(start, start + chunk), jobs - 1)
+    with _progress(len(chunks) * problem.steps, bar_label) as bar:
+        for chunk in chunks:
             seen, own = jax.tree.map(
-                lambda leaf, who=members // restarts: leaf[who], (observations, labels)
+                lambda leaf, who=chunk // restarts: leaf[who], (observations, labels)
             )
-            runs.append(
-                _run(problem, keys.ravel()[members], (seen, params, own), mapping, bar.update)
-            )
+            runs.append(run(problem, keys.ravel()[chunk], (seen, params, own), bar.update))
     images, losses = (jnp.concatenate(parts)[:jobs] for parts in zip(*runs, strict=True))
     losses = losses.reshape(clients, restarts)
-    best = jnp.nanargmin(losses, axis=1)  # one that failed is not the best
+    # A restart that failed is not the best one, unless all did.
+    best = jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses), axis=1)
     chosen = jnp.arange(clients) * restarts + best
     return Solution(images[chosen], losses[jnp.arange(clients), best])
 
@@ -126,20 +124,30 @@ def default_mapping(
 ) -> Mapping:
     """Choose the mapping that `bench.py` found fastest on the present backend."""
     on_cpu = jax.default_backend() == "cpu"
-    convolutional = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
-    if on_cpu and convolutional and problem.weight_gradients:
-        return Mapping(chunk=1, compiled_loop=False)
+    if on_cpu and any(leaf.ndim == 4 for leaf in jax.tree.leaves(params)):  # convolutional
+        return Mapping(min(jobs, TURNS), vmapped=False)
     one = job_bytes(problem, *jax.tree.map(lambda leaf: leaf[0], (observations, labels)), params)
-    chunk = int(min(jobs, max(1, (CPU_BYTES if on_cpu else _free_bytes()) // one)))
-    return Mapping(chunk, compiled_loop=not (on_cpu and convolutional))
+    chunk = max(1, int((CPU_BYTES if on_cpu else _free_bytes()) // one))
+    return Mapping(min(jobs, chunk), vmapped=True)
+
+
+def _chunks(jobs, mapping):
+    """Indices of the jobs of each chunk."""
+    count = math.ceil(jobs / mapping.chunk)
+    if not mapping.vmapped:
+        return np.array_split(np.arange(jobs), count)
+    # All are of one size, or the last would compile anew: it is filled up with the last job.
+    size = math.ceil(jobs / count)
+    return np.minimum(np.arange(count * size), jobs - 1).reshape(count, size)
 
 
 def job_bytes(problem: Problem, observation: PyTree, labels: jax.Array, params: PyTree) -> int:
-    """Bytes that one job's intermediates take if every one of them is kept: an upper bound."""
+    """Bytes that a job takes if every intermediate result is kept: an upper bound."""
     images = jax.eval_shape(problem.init, jax.random.key(0), observation, params, labels)
     gradient = jax.make_jaxpr(jax.grad(problem.loss))(images, observation, params, labels)
-    values = [value.aval for equation in gradient.eqns for value in equation.outvars]
-    return sum(value.size * value.dtype.itemsize for value in values)
+    values = [*gradient.jaxpr.invars]
+    values += [value for equation in gradient.eqns for value in equation.outvars]
+    return sum(value.aval.size * value.aval.dtype.itemsize for value in values)
 
 
 def _free_bytes():
@@ -148,22 +156,18 @@ def _free_bytes():
 
 
 class _Compiled(NamedTuple):
-    """A problem, compiled for chunks; `given` are (observations [job, ...], params, labels)."""
+    """A problem's parts, compiled. `given` are (observation, params, labels)."""
 
-    begin: Callable  # (keys [job], given) -> (images [job, ...], optimizer state)
-    segment: Callable  # (images, optimizer state, given, steps) -> (images, optimizer state)
-    step: Callable  # (images, optimizer state, given) -> (images, optimizer state)
-    end: Callable  # (images, given) -> (clipped images, losses [job])
+    steps: Callable  # (images, optimizer state, given, how many) -> (images, optimizer state)
+    end: Callable  # (images, given) -> (clipped images, loss)
 
 
 # Attacks on the clients of several runs share what is compiled.
 @lru_cache
-def _compiled(problem):
-    losses = jax.vmap(problem.loss, (0, 0, None, 0))
-
-    def begin(keys, given):
-        images = jax.vmap(problem.init, (0, 0, None, 0))(keys, *given)
-        return images, problem.optimizer.init(images)
+def _compiled(problem, vmapped):
+    """Compile for a single job, whose steps are dispatched, or for vmapped ones [job, ...]."""
+    over_jobs = jax.vmap if vmapped else lambda function, axes: function
+    losses = over_jobs(problem.loss, (0, 0, None, 0))
 
     def step(images, state, given):
         images = _clip(images)
@@ -172,35 +176,51 @@ def _compiled(problem):
         update, state = problem.optimizer.update(gradient, state, images)
         return optax.apply_updates(images, update), state
 
-    def segment(images, state, given, steps):
-        return lax.fori_loop(0, steps, lambda _, carry: step(*carry, given), (images, state))
-
     def end(images, given):
         images = _clip(images)
         return images, losses(images, *given)
 
-    return _Compiled(
-        jax.jit(begin),
-        jax.jit(segment, donate_argnums=(0, 1)),
-        jax.jit(step, donate_argnums=(0, 1)),
-        jax.jit(end),
-    )
+    def loop(images, state, given, count):
+        return lax.fori_loop(0, count, lambda _, carry: step(*carry, given), (images, state))
+
+    steps = jax.jit(loop if vmapped else step, donate_argnums=(0, 1))
+    return _Compiled(steps, jax.jit(end))
 
 
-def _run(problem, keys, given, mapping, report):
+def _run_vmapped(problem, keys, given, report):
     """Optimise a chunk -> (images [job, batch, ...], losses [job])."""
-    compiled = _compiled(problem)
-    images, state = compiled.begin(keys, given)
-    for done in range(0, problem.steps, SEGMENT):
-        steps = min(SEGMENT, problem.steps - done)
-        if mapping.compiled_loop:
-            images, state = compiled.segment(images, state, given, steps)
-        else:
-            for _ in range(steps):
-                images, state = compiled.step(images, state, given)
+    loop, end = _compiled(problem, vmapped=True)
+    images = jax.vmap(problem.init, (0, 0, None, 0))(keys, *given)
+    state = problem.optimizer.init(images)
+    for count in _segments(problem):
+        images, state = loop(images, state, given, count)
         jax.block_until_ready(images)  # or the bar would run ahead of the work
-        report(steps)
-    return compiled.end(images, given)
+        report(count)
+    return end(images, given)
+
+
+def _run_dispatched(problem, keys, given, report):
+    """As `_run_vmapped`, job by job."""
+    step, end = _compiled(problem, vmapped=False)
+    observations, params, labels = given
+    jobs = [
+        (jax.tree.map(lambda leaf, i=i: leaf[i], observations), params, labels[i])
+        for i in range(len(keys))
+    ]
+    starts = [problem.init(key, *job) for key, job in zip(keys, jobs, strict=True)]
+    runs = [(images, problem.optimizer.init(images)) for images in starts]
+    for count in _segments(problem):
+        for _ in range(count):
+            runs = [step(*run, job) for run, job in zip(runs, jobs, strict=True)]
+        jax.block_until_ready(runs)
+        report(count)
+    ends = [end(images, job) for (images, _), job in zip(runs, jobs, strict=True)]
+    return tuple(map(jnp.stack, zip(*ends, strict=True)))
+
+
+def _segments(problem):
+    """How many steps to take at a time."""
+    return [min(SEGMENT, problem.steps - done) for done in range(0, problem.steps, SEGMENT)]
 
 
 def _clip(images):
