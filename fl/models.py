@@ -1,15 +1,49 @@
 """Flax models of the experiments: logits, and the representation before the classifier."""
 
+import math
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 CLASSES = 10
 
 _conv3 = partial(nn.Conv, kernel_size=(3, 3))
 _conv5 = partial(nn.Conv, kernel_size=(5, 5))
-_max_pool = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding="SAME")
+# Flax's own max-pool of the same windows; `max_pool` below computes the same, faster.
+flax_max_pool = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding="SAME")
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Max-pool 3x3 with stride 2 and padding "SAME", as `flax_max_pool` does.
+
+    On CPU, XLA's gradient of the latter takes up to half the time of a step of cnn1. Here it is
+    that of comparisons, along one axis after the other, and ten times as fast. Of equal entries,
+    frequent after a ReLU, it goes to the same one as there: the first in reading order.
+
+    Args:
+        x: [batch, height, width, channels]; a NaN makes its windows NaN.
+    """
+    return _max_along(_max_along(x, axis=2), axis=1)
+
+
+def _max_along(x, axis):
+    """Maxima of windows of 3, with stride 2."""
+    size = x.shape[axis]
+    windows = math.ceil(size / 2)
+    padding = 2 * windows + 1 - size
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (padding // 2, padding - padding // 2)
+    x = jnp.pad(x, widths, constant_values=-jnp.inf)
+    largest, *others = (
+        lax.slice_in_dim(x, start, start + 2 * windows - 1, 2, axis) for start in range(3)
+    )
+    for other in others:
+        largest = jnp.where((other > largest) | jnp.isnan(other), other, largest)
+    return largest
 
 
 class Classifier(nn.Module):
@@ -60,6 +94,8 @@ class LeNet(Classifier):
 class CNN1(Classifier):
     """Two blocks of two 3x3 convolutions and a max-pool, then a dense layer."""
 
+    pool: Callable = max_pool
+
     @nn.compact
     def representation(self, images):
         """Images [batch, height, width, channels] -> [batch, 100]."""
@@ -67,19 +103,21 @@ class CNN1(Classifier):
         for features in (32, 64):
             x = nn.relu(_conv3(features)(x))
             x = nn.relu(_conv3(features)(x))
-            x = _max_pool(self.tap(x) if features == 64 else x)
+            x = self.pool(self.tap(x) if features == 64 else x)
         return nn.relu(nn.Dense(100)(_flatten(x)))
 
 
 class CNN2(Classifier):
     """Two 5x5 convolutions with LayerNorm over the channels, then two dense layers."""
 
+    pool: Callable = max_pool
+
     @nn.compact
     def representation(self, images):
         """Images [batch, height, width, channels] -> [batch, 84]."""
         x = nn.relu(nn.LayerNorm()(_conv5(32)(images)))
         x = nn.relu(nn.LayerNorm()(_conv5(64)(x)))
-        x = _flatten(_max_pool(self.tap(x)))
+        x = _flatten(self.pool(self.tap(x)))
         x = nn.relu(nn.LayerNorm()(nn.Dense(120)(x)))
         return nn.relu(nn.Dense(84)(x))
 

@@ -116,7 +116,8 @@ def assigned_classes(
     """
     _check_enough(labels, clients)
     present = np.unique(labels)
-    classes = classes or [[present[client % len(present)]] for client in range(clients)]
+    if classes is None:
+        classes = [[present[client % len(present)]] for client in range(clients)]
     if len(classes) != clients:
         raise PartitionError(f"{len(classes)} lists of classes for {clients} clients")
     parts = [[] for _ in range(clients)]

@@ -9,7 +9,6 @@ import csv
 import io
 import itertools
 import os
-import platform
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -319,29 +318,12 @@ def provenance() -> dict[str, str]:
     """What a row says about where it was computed: backend, hardware, jax, version, date (UTC)."""
     import jax  # the rest of this module serves scripts that need no JAX
 
-    from fl import __version__
+    from fl import __version__, hardware
 
     return {
         "backend": jax.default_backend(),
-        "hardware": _hardware(jax.devices()),
+        "hardware": hardware.describe(jax.devices()),
         "jax": jax.__version__,
         "version": __version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-
-
-def _hardware(devices):
-    if devices[0].platform != "cpu":
-        count = f"{len(devices)} x " if len(devices) > 1 else ""
-        return count + devices[0].device_kind
-    # Containers and job schedulers may grant fewer cores than the machine has.
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
-    return f"{_processor()} ({cores} core{'s' if cores != 1 else ''})"
-
-
-def _processor():
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -27,16 +27,15 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fl import rounds
+from fl.hardware import cores
 from fl.rounds import State, Work
 from fl.training import Samples
 
 PyTree = Any
 
 # Clients compiled into one function when unrolled: enough to keep two and more cores busy, few
-# enough to keep compiling short. XLA works on several of them at once, so that with convolutions,
-# whose intermediates are large, more of them would drive one another out of the cache.
+# enough to keep compiling short.
 GROUP = 10
-CONVOLUTION_GROUP = 5
 # Samples that pass through convolutions together on CPU: more of them leave the cache.
 CONVOLUTION_COHORT = 32
 # Rounds in one dispatch when scanned.
@@ -83,7 +82,8 @@ class Federation(NamedTuple):
         state: where it starts.
         run: (state, indices int32 [round, client, step, batch]) -> (state, losses [round]). Runs
             some rounds and gives up the buffers of the state passed in. The losses are means over
-            clients and local steps, on the hardened minibatches, in nats.
+            clients and local steps, on the hardened minibatches, in nats. Raises ValueError for no
+            round, or for other clients or steps than the federation was started for.
         chunk: rounds a call should run, the same in each: another number compiles anew.
     """
 
@@ -123,7 +123,7 @@ def start(
     single = keep_clients or work.privatise is not None
     shortcut = local_steps == 1 and not single and work.algorithm.one_step is not None
     convolutional = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
-    group = CONVOLUTION_GROUP if convolutional else GROUP
+    group = _group(convolutional)
     if mapping.clients == "vmap":
         way = rounds.pooled(work) if shortcut else rounds.stacked(work)
     elif shortcut:
@@ -139,8 +139,11 @@ def start(
         jax.random.PRNGKey(seed),
     )
     if mapping.clients == "vmap":
-        return _start_vmapped(way, state, samples, weights, mapping.rounds, stacked=not shortcut)
-    return Federation(state, _loop(way.one_round, samples, jnp.asarray(weights)), chunk=1)
+        stacked = not shortcut
+        federation = _start_vmapped(way, state, samples, weights, mapping.rounds, stacked)
+    else:
+        federation = Federation(state, _loop(way.one_round, samples, jnp.asarray(weights)), chunk=1)
+    return federation._replace(run=_checked(federation.run, len(weights), local_steps))
 
 
 def client_states(state: State) -> PyTree:
@@ -191,6 +194,21 @@ def _scan(one_round):
     return run
 
 
+def _checked(run, clients, local_steps):
+    """Refuse minibatches that the federation was not started for."""
+
+    def checked(state, indices):
+        rounds, *of_a_round, _ = indices.shape
+        if rounds < 1 or of_a_round != [clients, local_steps]:
+            raise ValueError(
+                f"minibatches [round, client, step, batch] of shape {indices.shape} for a "
+                f"federation of {clients} clients and {local_steps} local steps"
+            )
+        return run(state, indices)
+
+    return checked
+
+
 def _loop(one_round, samples, weights):
     def run(state, indices):
         losses = []
@@ -200,6 +218,13 @@ def _loop(one_round, samples, weights):
         return state, jnp.stack(losses)
 
     return run
+
+
+def _group(convolutional):
+    """How many clients are compiled into one function when unrolled."""
+    # XLA takes turns between them even on a single core, where nothing is gained by it, and where
+    # the large intermediates of convolutions drive one another out of the cache.
+    return 1 if convolutional and cores() == 1 else GROUP
 
 
 def _cohort(work, batch):

@@ -5,7 +5,8 @@
 
 Metrics:
     speedup_vs_loop: the time of attacking one client after the other, with one jitted step a
-        dispatch, over ours for all of them.
+        dispatch, over ours. The loop's loss is ours too; see `speedup_vs_gradient` for that part.
+    speedup_vs_gradient: the same loop, but with losses that form the gradient of dense models.
     client_steps_per_s: steps of the attack on one client that ours does in a second.
 """
 

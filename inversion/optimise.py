@@ -6,9 +6,8 @@ mapped onto hardware is chosen here alone, by what `bench.py` measures:
 * Jobs are *vmapped*, and their steps run in one compiled loop. The parameters are the same for all
   jobs, so that each layer of a dense model sees one large matrix product.
 * Convolutions on CPU are the exception: their gradients leave XLA's fast path in a compiled loop,
-  their weight gradients become slow grouped convolutions when vmapped, and even larger batches
-  leave the caches. There Python *dispatches* compiled steps on single jobs. A few jobs take turns,
-  which keeps all cores busy through operations that use but one.
+  their weight gradients become slow grouped convolutions when vmapped, and larger batches leave the
+  caches. There jobs are *unrolled*, one for each core, in a compiled step that Python dispatches.
 """
 
 import math
@@ -24,6 +23,8 @@ import optax
 from jax import lax
 from tqdm import tqdm
 
+from fl.hardware import cores
+
 PyTree = Any
 
 # Steps between two looks at the progress bar.
@@ -32,8 +33,8 @@ SEGMENT = 50
 CPU_BYTES = 100e6
 # Elsewhere, the share of the device's free memory that it may take.
 DEVICE_SHARE = 0.5
-# Jobs that take turns where they are dispatched.
-TURNS = 2
+# Most jobs to unroll: compiling takes the longer, the more they are.
+MOST_UNROLLED = 8
 
 
 class Problem(NamedTuple):
@@ -59,8 +60,8 @@ class Mapping(NamedTuple):
 
     Attributes:
         chunk: jobs optimised together, at least 1.
-        vmapped: whether these are vmapped in a compiled loop over steps; otherwise Python
-            dispatches their steps in turns.
+        vmapped: whether they are vmapped in a compiled loop over steps; otherwise they are
+            unrolled in a compiled step that Python dispatches.
     """
 
     chunk: int
@@ -102,16 +103,22 @@ def solve(
     clients, restarts = keys.shape
     jobs = clients * restarts
     mapping = mapping or default_mapping(problem, observations, params, labels, jobs)
-    chunks = _chunks(jobs, mapping)
-    run = _run_vmapped if mapping.vmapped else _run_dispatched
-    runs = []
+    # Of two sizes at most, to compile for.
+    chunks = np.array_split(np.arange(jobs), math.ceil(jobs / mapping.chunk))
+    way = (_vmapped if mapping.vmapped else _unrolled)(problem)
+    ends = []
     with _progress(len(chunks) * problem.steps, bar_label) as bar:
         for chunk in chunks:
             seen, own = jax.tree.map(
                 lambda leaf, who=chunk // restarts: leaf[who], (observations, labels)
             )
-            runs.append(run(problem, keys.ravel()[chunk], (seen, params, own), bar.update))
-    images, losses = (jnp.concatenate(parts)[:jobs] for parts in zip(*runs, strict=True))
+            given = (seen, params, own)
+            run = way.start(keys.ravel()[chunk], given)
+            for steps in _segments(problem.steps):
+                run = jax.block_until_ready(way.advance(run, given, steps))
+                bar.update(steps)
+            ends.append(way.end(run, given))
+    images, losses = (jnp.concatenate(parts)[:jobs] for parts in zip(*ends, strict=True))
     losses = losses.reshape(clients, restarts)
     # A restart that failed is not the best one, unless all did.
     best = jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses), axis=1)
@@ -125,20 +132,15 @@ def default_mapping(
     """Choose the mapping that `bench.py` found fastest on the present backend."""
     on_cpu = jax.default_backend() == "cpu"
     if on_cpu and any(leaf.ndim == 4 for leaf in jax.tree.leaves(params)):  # convolutional
-        return Mapping(min(jobs, TURNS), vmapped=False)
+        return Mapping(min(jobs, cores(), MOST_UNROLLED), vmapped=False)
     one = job_bytes(problem, *jax.tree.map(lambda leaf: leaf[0], (observations, labels)), params)
     chunk = max(1, int((CPU_BYTES if on_cpu else _free_bytes()) // one))
     return Mapping(min(jobs, chunk), vmapped=True)
 
 
-def _chunks(jobs, mapping):
-    """Indices of the jobs of each chunk."""
-    count = math.ceil(jobs / mapping.chunk)
-    if not mapping.vmapped:
-        return np.array_split(np.arange(jobs), count)
-    # All are of one size, or the last would compile anew: it is filled up with the last job.
-    size = math.ceil(jobs / count)
-    return np.minimum(np.arange(count * size), jobs - 1).reshape(count, size)
+def _segments(steps):
+    """How many steps to take at a time."""
+    return [min(SEGMENT, steps - done) for done in range(0, steps, SEGMENT)]
 
 
 def job_bytes(problem: Problem, observation: PyTree, labels: jax.Array, params: PyTree) -> int:
@@ -155,72 +157,78 @@ def _free_bytes():
     return DEVICE_SHARE * (memory["bytes_limit"] - memory["bytes_in_use"])
 
 
-class _Compiled(NamedTuple):
-    """A problem's parts, compiled. `given` are (observation, params, labels)."""
+class _Way(NamedTuple):
+    """One way of optimising a chunk of jobs, which are `given` (observations, params, labels).
 
-    steps: Callable  # (images, optimizer state, given, how many) -> (images, optimizer state)
-    end: Callable  # (images, given) -> (clipped images, loss)
+    A run is the jobs' images and optimizer states.
+    """
+
+    start: Callable  # (keys, given) -> run
+    advance: Callable  # (run, given, steps) -> run
+    end: Callable  # (run, given) -> (images [job, batch, ...], losses [job])
 
 
 # Attacks on the clients of several runs share what is compiled.
 @lru_cache
-def _compiled(problem, vmapped):
-    """Compile for a single job, whose steps are dispatched, or for vmapped ones [job, ...]."""
-    over_jobs = jax.vmap if vmapped else lambda function, axes: function
-    losses = over_jobs(problem.loss, (0, 0, None, 0))
+def _vmapped(problem):
+    init, losses = (jax.vmap(f, (0, 0, None, 0)) for f in (problem.init, problem.loss))
 
-    def step(images, state, given):
-        images = _clip(images)
-        # A job's loss depends on its own images alone.
-        gradient = jax.grad(lambda z: losses(z, *given).sum())(images)
-        update, state = problem.optimizer.update(gradient, state, images)
-        return optax.apply_updates(images, update), state
+    def start(keys, given):
+        images = init(keys, *given)
+        return images, problem.optimizer.init(images)
 
-    def end(images, given):
-        images = _clip(images)
+    def step(run, given):
+        # A job's loss depends on its own images alone: the sum keeps their gradients apart.
+        return _step(lambda images: losses(images, *given).sum(), problem.optimizer, *run)
+
+    def advance(run, given, steps):
+        return lax.fori_loop(0, steps, lambda _, run: step(run, given), run)
+
+    def end(run, given):
+        images = _clip(run[0])
         return images, losses(images, *given)
 
-    def loop(images, state, given, count):
-        return lax.fori_loop(0, count, lambda _, carry: step(*carry, given), (images, state))
-
-    steps = jax.jit(loop if vmapped else step, donate_argnums=(0, 1))
-    return _Compiled(steps, jax.jit(end))
+    return _Way(start, jax.jit(advance, donate_argnums=0), jax.jit(end))
 
 
-def _run_vmapped(problem, keys, given, report):
-    """Optimise a chunk -> (images [job, batch, ...], losses [job])."""
-    loop, end = _compiled(problem, vmapped=True)
-    images = jax.vmap(problem.init, (0, 0, None, 0))(keys, *given)
-    state = problem.optimizer.init(images)
-    for count in _segments(problem):
-        images, state = loop(images, state, given, count)
-        jax.block_until_ready(images)  # or the bar would run ahead of the work
-        report(count)
-    return end(images, given)
+@lru_cache
+def _unrolled(problem):
+    def each(given):
+        observations, params, labels = given
+        return [
+            (jax.tree.map(lambda leaf, i=i: leaf[i], observations), params, labels[i])
+            for i in range(len(labels))
+        ]
+
+    def start(keys, given):
+        images = [problem.init(key, *job) for key, job in zip(keys, each(given), strict=True)]
+        return [(z, problem.optimizer.init(z)) for z in images]
+
+    def step(runs, given):
+        return [
+            _step(lambda images, job=job: problem.loss(images, *job), problem.optimizer, *run)
+            for run, job in zip(runs, each(given), strict=True)
+        ]
+
+    compiled = jax.jit(step, donate_argnums=0)
+
+    def advance(runs, given, steps):
+        for _ in range(steps):
+            runs = compiled(runs, given)
+        return runs
+
+    def end(runs, given):
+        images = [_clip(z) for z, _ in runs]
+        losses = [problem.loss(z, *job) for z, job in zip(images, each(given), strict=True)]
+        return jnp.stack(images), jnp.stack(losses)
+
+    return _Way(start, advance, jax.jit(end))
 
 
-def _run_dispatched(problem, keys, given, report):
-    """As `_run_vmapped`, job by job."""
-    step, end = _compiled(problem, vmapped=False)
-    observations, params, labels = given
-    jobs = [
-        (jax.tree.map(lambda leaf, i=i: leaf[i], observations), params, labels[i])
-        for i in range(len(keys))
-    ]
-    starts = [problem.init(key, *job) for key, job in zip(keys, jobs, strict=True)]
-    runs = [(images, problem.optimizer.init(images)) for images in starts]
-    for count in _segments(problem):
-        for _ in range(count):
-            runs = [step(*run, job) for run, job in zip(runs, jobs, strict=True)]
-        jax.block_until_ready(runs)
-        report(count)
-    ends = [end(images, job) for (images, _), job in zip(runs, jobs, strict=True)]
-    return tuple(map(jnp.stack, zip(*ends, strict=True)))
-
-
-def _segments(problem):
-    """How many steps to take at a time."""
-    return [min(SEGMENT, problem.steps - done) for done in range(0, problem.steps, SEGMENT)]
+def _step(loss, optimizer, images, state):
+    images = _clip(images)
+    update, state = optimizer.update(jax.grad(loss)(images), state, images)
+    return optax.apply_updates(images, update), state
 
 
 def _clip(images):

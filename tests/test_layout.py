@@ -15,7 +15,7 @@ EXPERIMENTS = [
 LEAVES = [
     {"datasets", "prepare_datasets"},
     {"partition"},
-    {"results", "summary", "tables"},
+    {"hardware", "results", "summary", "tables"},
     {"sampling"},
 ]
 # From the models up: each may import those before it, and leaves.

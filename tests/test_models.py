@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from fl.models import MODELS
+from fl.models import MODELS, flax_max_pool, max_pool
 
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)
 FEATURES = {"lenet": 100, "cnn1": 100, "cnn2": 84}
@@ -181,6 +182,29 @@ def test_computes_what_the_table_says(name, shape):
     got = model.apply(params, images, method="representation")
     np.testing.assert_allclose(got, representation, 1e-9, 1e-12)
     np.testing.assert_allclose(model.apply(params, images), logits, 1e-9, 1e-12)
+
+
+@pytest.mark.usefixtures("double_precision")
+@settings(max_examples=50)
+@given(
+    # Most windows have ties.
+    images=arrays("float64", (2, 7, 6, 2), elements=st.integers(0, 3)),
+    size=st.sampled_from([(7, 6), (2, 5), (1, 1)]),
+)
+def test_max_pool_and_its_gradient_are_those_of_flax(images, size):
+    images = jnp.asarray(images[:, : size[0], : size[1]])
+    pooled, gradient = jax.vjp(max_pool, images)
+    expected, expected_gradient = jax.vjp(flax_max_pool, images)
+    assert np.array_equal(pooled, expected)
+    # No two entries are alike, so that it shows which pixel gets which.
+    cotangent = jnp.arange(1.0, 1.0 + pooled.size).reshape(pooled.shape)
+    assert np.array_equal(gradient(cotangent)[0], expected_gradient(cotangent)[0])
+
+
+@pytest.mark.parametrize("where", [(0, 0), (2, 1), (4, 4)])
+def test_max_pool_keeps_nan(where):
+    images = jnp.zeros((1, 5, 5, 1)).at[0, where[0], where[1], 0].set(jnp.nan)
+    assert np.array_equal(jnp.isnan(max_pool(images)), jnp.isnan(flax_max_pool(images)))
 
 
 @pytest.mark.usefixtures("double_precision")

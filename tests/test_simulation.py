@@ -182,7 +182,6 @@ def assert_same_bits(one, other):
 def small_groups(monkeypatch):
     """Make a few clients several groups: compiling ten of them takes long."""
     monkeypatch.setattr(simulation, "GROUP", 2)
-    monkeypatch.setattr(simulation, "CONVOLUTION_GROUP", 2)
 
 
 @pytest.mark.usefixtures("double_precision", "small_groups")
@@ -347,6 +346,13 @@ def test_runs_of_the_same_work_do_not_mix(mapping, small_groups):
 def test_an_unknown_mapping_is_refused(mapping):
     with pytest.raises(ValueError, match="unknown mapping"):
         start(Case("softmax"), "fedavg", 1, mapping)
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 1, 4), (2, 5, 3, 4), (2, 4, 1, 4)])
+def test_minibatches_for_another_federation_are_refused(shape):
+    state, run, _ = start(Case("softmax"), "fedavg", 1)
+    with pytest.raises(ValueError, match="5 clients and 1 local steps"):
+        run(state, np.zeros(shape, np.int32))
 
 
 def test_a_mapping_is_chosen_where_none_is_given(small_groups):
