@@ -1,7 +1,6 @@
 """A run from its first round to its last: evaluation, progress, divergence, checkpoints."""
 
 import math
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -12,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from fl import checkpoint
+from fl.progress import progress_bar
 from fl.rounds import State
 from fl.sampling import MinibatchSampler
 from fl.simulation import Federation
@@ -98,15 +97,7 @@ def train(
     """
     run = _Run(federation, sampler, accuracy, plan, saved)
     run.resume()
-    bar = tqdm(
-        total=plan.rounds,
-        initial=run.done,
-        desc=label,
-        unit="round",
-        # In a log file, a line now and then will do.
-        mininterval=0.2 if sys.stderr.isatty() else 20.0,
-    )
-    with bar:
+    with progress_bar(plan.rounds, label, "round", run.done) as bar:
         while run.done < plan.rounds and not run.diverged and run.reached is None:
             run.advance()
             bar.set_postfix(run.figures(), refresh=False)

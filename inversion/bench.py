@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 import numpy as np
+import optax
 from attacks import ATTACKS, COSINE_TV, total_variation
 from metrics import Images, score
 from observed import PublicFacts

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import serialization
-from tqdm import tqdm
 
 from fl import datasets, training
 from fl.models import CLASSES
+from fl.progress import progress_bar
 
 DATASETS = ("fashion_mnist", "digits")
 STEPS = 3000
@@ -171,8 +171,10 @@ def train(dataset: datasets.Dataset, steps: int, seed: int, progress: bool = Tru
 
     # Steps are dispatched one by one: gradients of convolutions are slow in compiled loops on CPU.
     batches = _batches(len(dataset.train_labels), steps, np.random.default_rng(seed))
-    for indices in tqdm(batches, "classifier", steps, unit="step", disable=not progress):
-        variables, state = step(variables, state, samples, indices)
+    with progress_bar(steps, "classifier" if progress else None, "step") as bar:
+        for indices in batches:
+            variables, state = step(variables, state, samples, indices)
+            bar.update()
     return jax.device_get(variables)
 
 

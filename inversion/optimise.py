@@ -11,7 +11,6 @@ mapped onto hardware is chosen here alone, by what `bench.py` measures:
 """
 
 import math
-import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -21,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from tqdm import tqdm
 
 from fl.hardware import cores
+from fl.progress import progress_bar
 
 PyTree = Any
 
@@ -107,7 +106,7 @@ def solve(
     chunks = np.array_split(np.arange(jobs), math.ceil(jobs / mapping.chunk))
     way = (_vmapped if mapping.vmapped else _unrolled)(problem)
     ends = []
-    with _progress(len(chunks) * problem.steps, bar_label) as bar:
+    with progress_bar(len(chunks) * problem.steps, bar_label, "step") as bar:
         for chunk in chunks:
             seen, own = jax.tree.map(
                 lambda leaf, who=chunk // restarts: leaf[who], (observations, labels)
@@ -233,14 +232,3 @@ def _step(loss, optimizer, images, state):
 
 def _clip(images):
     return jnp.clip(images, 0.0, 1.0)
-
-
-def _progress(total, label):
-    return tqdm(
-        total=total,
-        desc=label,
-        unit="step",
-        disable=label is None,
-        # In a log file, a line now and then will do.
-        mininterval=0.2 if sys.stderr.isatty() else 20.0,
-    )

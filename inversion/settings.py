@@ -3,9 +3,10 @@
 import itertools
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import classifier
 from attacks import ATTACKS
 from observed import PublicFacts
 
@@ -32,8 +33,15 @@ OVERRIDES = ("pgd_step", "client_rate", "server_rate", "evaluate_every")
 class Options(CommonOptions):
     """What to run. Options that take several values run every combination of them."""
 
-    algorithm: tuple[str, ...] = option(
-        ("fedavg",),
+    model: tuple[str, ...] | None = option(
+        None,
+        "models: " + ", ".join(models.MODELS) + " (default: lenet)",
+        "-m",
+        nargs="+",
+        type=choice(models.MODELS),
+    )
+    algorithm: tuple[str, ...] | None = option(
+        None,
         "algorithms: " + ", ".join(ALGORITHMS) + " (default: fedavg)",
         *("-o", "--optimizer"),
         nargs="+",
@@ -89,10 +97,42 @@ class Options(CommonOptions):
     evaluate_every: int | None = option(
         None, "rounds between evaluations (default: 10)", type=number(int, least=1)
     )
+    classifier_metric: bool = option(
+        False,
+        "score too how alike a separately trained classifier finds true and reconstructed images",
+        action="store_true",
+    )
+    gen_images: bool = option(
+        False,
+        "instead of scores, draw true images beside their reconstructions, in figures/ beside the "
+        "results (default: softmax, 10 clients, fedavg and secadam)",
+        action="store_true",
+    )
+    gradcams: bool = option(
+        False,
+        "instead of attacks, draw Grad-CAM heat maps, in figures/ beside the results (default: "
+        "cnn2, adam and secadam)",
+        action="store_true",
+    )
     results: Path = option(
         Path(__file__).with_name("results.csv"),
         "file to append to (default: results.csv beside main.py)",
         type=Path,
+    )
+
+
+def resolve(options: Options) -> Options:
+    """Fill in the defaults that depend on other options."""
+    model, algorithm, clients = ("lenet",), ("fedavg",), None
+    if options.gen_images:
+        model, algorithm, clients = ("softmax",), ("fedavg", "secadam"), 10
+    if options.gradcams:
+        model, algorithm = ("cnn2",), ("adam", "secadam")
+    return replace(
+        options,
+        model=options.model or model,
+        algorithm=options.algorithm or algorithm,
+        clients=options.clients or clients,
     )
 
 
@@ -119,22 +159,49 @@ def check(options: Options, parser: ArgumentParser) -> None:
             parser.error(f"argument --attack: {error}")
     if options.converge is not None and options.converge > 1:
         parser.error("argument --converge: an accuracy is at most 1")
+    if options.classifier_metric:
+        for dataset in options.dataset:
+            try:
+                classifier.check(dataset)
+            except ValueError as error:
+                parser.error(f"argument --classifier-metric: {error}")
+    _check_pictures(options, parser)
+
+
+def _check_pictures(options, parser):
+    if options.gen_images and options.gradcams:
+        parser.error("argument --gradcams: one kind of pictures at a time, not with --gen-images")
+    if options.gen_images and len(attacks(options)) > 1:
+        parser.error("argument --attack: --gen-images takes a single one")
+    if options.gen_images and options.converge:
+        parser.error(
+            "argument --converge: not with --gen-images, which shows the same minibatch under each "
+            "algorithm, after the same number of rounds: give --rounds"
+        )
+    if options.gradcams and {"softmax", "lenet"} & set(options.model):
+        parser.error("argument --gradcams: needs a model with convolutions: cnn1 or cnn2")
 
 
 def grid(options: Options) -> Iterator[dict]:
     """Every run that the options ask for, as the columns `schema.RUN` that identify it."""
+    for training, attack in itertools.product(trainings(options), attacks(options)):
+        yield {**training, "attack": attack, "restarts": options.restarts}
+
+
+def trainings(options: Options) -> Iterator[dict]:
+    """Every training that the options ask for: what of a run matters to it."""
     clip, noise = options.dp or (None, None)
     combinations = itertools.product(
-        options.dataset, options.model, options.algorithm, options.seed, attacks(options)
+        options.dataset, options.model, options.algorithm, options.seed
     )
-    for dataset, model, algorithm, seed, attack in combinations:
+    for dataset, model, algorithm, seed in combinations:
         named = ("dp_" if options.dp else "") + algorithm
+        converge = None if options.gen_images else CONVERGED[dataset][model]
         yield {
             "dataset": dataset,
             "model": model,
             "clients": options.clients or (75 if model == "cnn2" else 100),
             "algorithm": named + ("_perturbed" if options.perturb else ""),
-            "attack": attack,
             "clip": clip,
             "noise": noise,
             "seed": seed,
@@ -142,8 +209,7 @@ def grid(options: Options) -> Iterator[dict]:
             "batch_size": options.batch_size or (1 if options.idlg else BATCH_SIZE),
             "alpha": options.alpha,
             "partition": "lda",
-            "restarts": options.restarts,
-            "converge": options.converge or CONVERGED[dataset][model],
+            "converge": options.converge or converge,
             "variant": options.variant,
             "overrides": options.overrides((*OVERRIDES, "attack_steps")),
         }

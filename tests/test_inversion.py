@@ -105,6 +105,24 @@ def test_runs_that_are_there_are_skipped(main):
     assert results.read(main.results)["seed"].tolist() == [0, 1]
 
 
+def test_reconstructions_are_drawn_and_drawn_once(main):
+    words = ("--gen-images", "-n", "3", "-b", "4", "-r", "2", "--attack-steps", "2", "--skip-done")
+    done = main(*words)
+    assert done.returncode == 0, done.stderr
+    pictures = {path.name for path in (main.results.parent / "figures").iterdir()}
+    assert pictures == {f"reconstructions_digits_softmax_seed-0.{kind}" for kind in ("pdf", "png")}
+    assert not main.results.exists()
+    assert not list(main.results.parent.glob(".checkpoints/*"))
+    assert "1 of 1 pictures are there" in main(*words).stdout
+
+
+def test_heat_maps_are_drawn(main):
+    done = main("--gradcams", "-m", "cnn1", "-n", "2", "-b", "2", "-r", "1")
+    assert done.returncode == 0, done.stderr
+    pictures = {path.name for path in (main.results.parent / "figures").iterdir()}
+    assert pictures == {f"gradcam_digits_cnn1_seed-0.{kind}" for kind in ("pdf", "png")}
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -120,6 +138,11 @@ def test_runs_that_are_there_are_skipped(main):
         ("--converge 2", "--converge"),
         ("--restarts 0", "--restarts"),
         ("-o fedadam", "choose from fedavg, adam, secadam"),
+        ("--classifier-metric -d digits svhn", "--classifier-metric"),
+        ("--gradcams -m lenet", "--gradcams"),
+        ("--gradcams --gen-images", "--gradcams"),
+        ("--gen-images --attack cosine idlg", "--attack"),
+        ("--gen-images --converge 0.5", "--converge"),
     ],
 )
 def test_wrong_options_exit_with_a_sentence_that_names_them(main, words, sentence):

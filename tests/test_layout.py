@@ -15,6 +15,7 @@ EXPERIMENTS = [
 LEAVES = [
     {"datasets", "prepare_datasets"},
     {"partition"},
+    {"progress"},
     {"hardware", "results", "summary", "tables"},
     {"sampling"},
 ]

@@ -1,0 +1,117 @@
+"""The pictures of --gen-images and --gradcams: federations of several algorithms side by side."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import evaluation
+import federation
+import jax.numpy as jnp
+import numpy as np
+import pictures
+from settings import Options, trainings
+
+from fl import models
+from fl.experiment import load, run_grid
+
+# Clients whose minibatches are shown: as many as fill a page.
+CLIENTS = pictures.BLOCKS
+# Test images that heat maps are drawn for.
+IMAGES = 25
+
+
+def draw(options: Options) -> int:
+    """Train, and draw the pictures that the options ask for; return the exit status."""
+    kind, page = _KINDS["gradcams" if options.gradcams else "gen_images"]
+    folder = options.results.parent / "figures"
+    # All algorithms of a page stand together, apart from everything else that tells runs apart.
+    cells = sorted(trainings(options), key=_place)
+    pages = [list(same) for _, same in itertools.groupby(cells, _place)]
+    if options.skip_done:
+        done = [
+            cells for cells in pages if _stem(folder, kind, cells[0]).with_suffix(".png").exists()
+        ]
+        pages = [cells for cells in pages if cells not in done]
+        if done:
+            print(f"{len(done)} of {len(done) + len(pages)} pictures are there: skipped")
+
+    def draw_page(cells):
+        for path in page(options, cells, _stem(folder, kind, cells[0])):
+            print(path)
+
+    return run_grid(pages, draw_page, lambda cells: federation.describe(cells[0]))
+
+
+def _place(cell):
+    return cell["dataset"], cell["model"], cell["seed"]
+
+
+def _stem(folder, kind, cell):
+    dataset, model, seed = _place(cell)
+    return folder / f"{kind}_{dataset}_{model}_seed-{seed}"
+
+
+def _drawn(stem):
+    return stem.with_suffix(".png").exists()
+
+
+def _trained(options, cells) -> Iterator[tuple[dict, federation.Trained]]:
+    """Train a page's federations, but for those that diverge."""
+    for cell in cells:
+        trained = federation.train(options, cell)
+        if trained.outcome.diverged:
+            print(f"{federation.describe(cell)}: diverged, and so is not in the picture")
+        else:
+            yield cell, trained
+
+
+def _reconstructions(options, cells, stem: Path) -> list[Path]:
+    """True images beside what the attack makes of the messages of each algorithm."""
+    (attack,) = options.attack
+    found, checkpoints = {}, []
+    for cell, trained in _trained(options, cells):
+        seen, truth = federation.look(options, cell, trained)
+        made = cell | {"attack": attack, "restarts": options.restarts}
+        attacked = evaluation.attack(options, made, trained, seen)
+        ordered = evaluation.by_true_image(attacked, truth)
+        shown = np.asarray(truth.present)[:CLIENTS]
+        found[cell["algorithm"]] = ordered[:CLIENTS][shown]
+        checkpoints.append(trained.checkpoint)
+    if not found:
+        return []
+    labels = pictures.class_names(cells[0]["dataset"], np.asarray(truth.labels)[:CLIENTS][shown])
+    drawn = pictures.reconstruction_grid(truth.images[:CLIENTS][shown], found, labels, stem)
+    _remove(checkpoints)
+    return drawn
+
+
+def _heat_maps(options, cells, stem: Path) -> list[Path]:
+    """What each algorithm's model looks at in the first test images."""
+    dataset, _ = load(cells[0]["dataset"], options.data_dir)
+    images = jnp.asarray(dataset.test_images[:IMAGES], jnp.float32) / dataset.scale
+    labels = dataset.test_labels[:IMAGES]
+    maps, checkpoints = {}, []
+    for cell, trained in _trained(options, cells):
+        model = models.MODELS[cell["model"]]()
+        maps[cell["algorithm"]] = pictures.gradcam(
+            model, trained.outcome.state.params, images, labels
+        )
+        checkpoints.append(trained.checkpoint)
+    if not maps:
+        return []
+    names = pictures.class_names(cells[0]["dataset"], labels)
+    drawn = pictures.gradcam_grid(images, maps, names, stem)
+    _remove(checkpoints)
+    return drawn
+
+
+def _remove(checkpoints):
+    for checkpoint in checkpoints:
+        checkpoint.unlink(missing_ok=True)
+
+
+# Option -> how its files are called, and what draws a page of several algorithms.
+_KINDS: dict[str, tuple[str, Callable]] = {
+    "gen_images": ("reconstructions", _reconstructions),
+    "gradcams": ("gradcam", _heat_maps),
+}
