@@ -17,6 +17,7 @@ if $quick; then
     run "${small[@]}" --algorithm "${algorithms[@]}" --attack representation cosine analytic
     run "${small[@]}" --algorithm fedavg --dp 1 0.01
     run "${small[@]}" --algorithm secadam --perturb
+    run --dataset digits --gen-images --rounds 60 --attack-steps 200
     report
 fi
 
@@ -37,5 +38,9 @@ done
 run "${tasks[@]}" --model "${models[@]}" --algorithm "${algorithms[@]}" --attack cosine cpl
 if chosen lenet "${models[@]}"; then
     run "${tasks[@]}" --model lenet --algorithm "${algorithms[@]}" --attack analytic
+fi
+run --dataset "${datasets[@]}" --gen-images
+if chosen cnn2 "${models[@]}"; then
+    run --dataset "${datasets[@]}" --gradcams
 fi
 report

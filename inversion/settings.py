@@ -15,7 +15,7 @@ from fl.experiment import CommonOptions
 from fl.options import choice, number, option
 
 ALGORITHMS = ("fedavg", "adam", "secadam")
-# Test accuracy at which training stops; the paper has neither digits nor softmax.
+# Test accuracy at which training stops with --converge; the paper has neither digits nor softmax.
 CONVERGED = {
     "fashion_mnist": {"cnn1": 0.85, "cnn2": 0.85, "lenet": 0.8, "softmax": 0.8},
     "cifar10": {"cnn1": 0.5, "cnn2": 0.5, "lenet": 0.35, "softmax": 0.35},
@@ -74,12 +74,14 @@ class Options(CommonOptions):
     attack_steps: int | None = option(
         None, "steps of an attack at most (default: the attack's own)", type=number(int, least=1)
     )
-    rounds: int = option(
-        750, "rounds of training at most (default: 750)", "-r", type=number(int, least=1)
-    )
-    converge: float | None = option(
+    rounds: int = option(750, "rounds of training (default: 750)", "-r", type=number(int, least=1))
+    converge: float | bool | None = option(
         None,
-        "stop training at this test accuracy (default: the paper's)",
+        "stop training at this test accuracy, without a number at the paper's for the data set and "
+        "model (default: train all rounds)",
+        nargs="?",
+        const=True,
+        metavar="ACCURACY",
         type=number(float, above=0),
     )
     clients: int | None = option(
@@ -196,7 +198,6 @@ def trainings(options: Options) -> Iterator[dict]:
     )
     for dataset, model, algorithm, seed in combinations:
         named = ("dp_" if options.dp else "") + algorithm
-        converge = None if options.gen_images else CONVERGED[dataset][model]
         yield {
             "dataset": dataset,
             "model": model,
@@ -209,7 +210,7 @@ def trainings(options: Options) -> Iterator[dict]:
             "batch_size": options.batch_size or (1 if options.idlg else BATCH_SIZE),
             "alpha": options.alpha,
             "partition": "lda",
-            "converge": options.converge or converge,
+            "converge": CONVERGED[dataset][model] if options.converge is True else options.converge,
             "variant": options.variant,
             "overrides": options.overrides((*OVERRIDES, "attack_steps")),
         }

@@ -18,7 +18,7 @@ from fl.sampling import MinibatchSampler
 from fl.training import Samples, sample_losses
 
 FOLDER = Path(__file__).parents[1] / "inversion"
-SHORT = ("--attack-steps", "3", "--evaluate-every", "2", "--converge", "1")
+SHORT = ("--attack-steps", "3", "--evaluate-every", "2")
 SMALL = ("-n", "4", "-b", "3", "-r", "4", *SHORT)
 
 
@@ -96,6 +96,17 @@ def test_published_variant_runs_and_is_marked(main, algorithm):
     done = main("-o", algorithm, "-m", "softmax", "--as-published", *SMALL)
     assert done.returncode == 0, done.stderr
     assert results.read(main.results)["variant"].tolist() == ["published"]
+
+
+def test_training_stops_at_the_accuracy_asked_for_or_at_the_papers(main):
+    words = ("-m", "softmax", "--attack-steps", "1", "-r", "400", "-n", "5", "--client-rate", "0.5")
+    assert main(*words, "--converge").returncode == 0
+    assert main(*words, "--converge", "0.5").returncode == 0
+    papers, asked = results.read(main.results).to_dict("records")
+    assert (papers["converge"], asked["converge"]) == (0.9, 0.5)
+    assert papers["final_accuracy"] >= 0.9
+    assert 0.5 <= asked["final_accuracy"] < 0.9
+    assert asked["rounds_run"] < papers["rounds_run"] < 400
 
 
 def test_runs_that_are_there_are_skipped(main):
