@@ -1,6 +1,8 @@
 """Robust aggregators against plain NumPy versions, and on attacks that they are known to stop."""
 
 import itertools
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from fl import aggregation
+sys.path.insert(0, str(Path(__file__).parents[1] / "mitigation"))  # a folder of scripts
+
+import aggregation
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

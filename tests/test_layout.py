@@ -13,7 +13,6 @@ EXPERIMENTS = [
 ]
 # Parts of the package that stand alone, each with what it was split into.
 LEAVES = [
-    {"aggregation"},
     {"datasets", "prepare_datasets"},
     {"partition"},
     {"progress"},
