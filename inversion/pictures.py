@@ -52,6 +52,9 @@ def reconstruction_grid(
 ) -> list[Path]:
     """Draw true images above their reconstructions, with the PSNR below each of these.
 
+    Reconstructions are brightened to the full range of intensities: attacks that match directions
+    find shapes, not brightness, and a dark picture would hide what leaks. PSNR is from before.
+
     Eight images stand side by side, three such batches below one another; more images go into
     further files, `<path_stem>-2` and so on.
 
@@ -161,7 +164,9 @@ def _reconstruction_page(true, rows, labels):
     columns, blocks = min(COLUMNS, len(true)), -(-len(true) // COLUMNS)
     row = _PANEL + _LINE + _GAP / 2  # a panel, a line of text
     block = row * (1 + len(rows)) + _GAP
-    canvas = _Canvas(_SIDE + columns * (_PANEL + _GAP / 2), blocks * block)
+    # A page of few images still has room for the words below it.
+    width = _SIDE + max(columns, 5) * (_PANEL + _GAP / 2)
+    canvas = _Canvas(width, blocks * block + _LINE)
     for number, (image, label) in enumerate(zip(true, labels, strict=True)):
         left = _SIDE + number % COLUMNS * (_PANEL + _GAP / 2)
         top = number // COLUMNS * block + _LINE
@@ -173,7 +178,8 @@ def _reconstruction_page(true, rows, labels):
             if np.isnan(found).any():
                 canvas.text(left + _PANEL / 2, below + _PANEL / 2, "not found", ha="center")
                 continue
-            canvas.image(left, below, _PANEL, found, below=_decibels(image, found))
+            decibels = _decibels(image, found)
+            canvas.image(left, below, _PANEL, _brightened(found), below=decibels)
     for number in range(blocks):
         top = number * block + _LINE
         for line, name in enumerate(["True image", *rows]):
@@ -182,6 +188,8 @@ def _reconstruction_page(true, rows, labels):
             if line:
                 under = middle + _PANEL / 2 + _LINE / 2
                 canvas.text(_SIDE - _GAP / 2, under, "PSNR", ha="right", size=7)
+    words = "Reconstructions are brightened to the full range; their PSNR is from before."
+    canvas.text(width / 2, blocks * block + _LINE / 2, words, ha="center", size=7)
     return canvas.figure
 
 
@@ -256,6 +264,10 @@ class _Canvas:
 def _decibels(true, reconstruction):
     value = float(metrics.psnr(jnp.asarray(true, float), jnp.asarray(reconstruction, float)))
     return f"{min(value, metrics.PSNR_CAP):.1f} dB"
+
+
+def _brightened(image):
+    return image / max(image.max(), np.finfo(np.float32).tiny)
 
 
 def _broken(name):

@@ -242,7 +242,7 @@ def _notes(shown):
     if (stats["source"] != "").any():
         yield (
             "Rows marked paper: as published, for 100 clients (75 with CNN2), batch size 8 "
-            "(iDLG: 1) and at most 750 rounds"
+            "(iDLG: 1) and 750 rounds"
         )
 
 
@@ -250,11 +250,12 @@ def _caption(what, view, setting, notes):
     identity = [name for name in RUN if name != "seed"]
     several = view.groupby(identity, dropna=False).size().max() > 1
     spread = " (standard deviation)" if several else ""
+    rounds = count(setting["rounds"], "round")
     phrases = [
         f"Batch size {setting['batch_size']}",
         reports.describe_partition(setting),
         f"{setting['variant']} variant",
-        f"at most {count(setting['rounds'], 'round')}",
+        f"at most {rounds}" if view["converge"].notna().any() else rounds,
     ]
     if pd.notna(setting["overrides"]):
         phrases.append(setting["overrides"])

@@ -92,7 +92,7 @@ def test_main_table_and_attacks(tmp_path):
     assert cosine.startswith("Reconstruction by the cosine attack (4 restarts): ")
     assert several.startswith("Reconstruction by several attacks: ")
     assert "mean (standard deviation) over 3 seeds. Batch size 8, LDA partition" in caption
-    assert "at most 200 rounds" in caption
+    assert "variant, at most 200 rounds." in caption
     assert main[0] == ["Task", "Algorithm", *HEADS]
     names = ["FedAvg", "FedAvg (Adam)", "SecAdam", "Perturbed SecAdam"]
     assert [row[1] for row in main[2:]] == names * 2
