@@ -94,11 +94,8 @@ class Bench:
         self.labels = rng.integers(0, models.CLASSES, SAMPLES, dtype=np.int32)
         self.samples = Samples(jnp.asarray(self.images), jnp.asarray(self.labels), jnp.float32(255))
         self.algorithm = algorithms.ALGORITHMS[algorithm]()
-        model = models.MODELS[case.model]
-        pooled = issubclass(model, models.CNN1 | models.CNN2)
-        plain = model(pool=models.flax_max_pool) if pooled else model()
-        model = model()
-        self.work, self.plain_work = (self._work(each) for each in (model, plain))
+        model = models.MODELS[case.model]()
+        self.work, self.plain_work = (self._work(each) for each in (model, plain(model)))
         self.params = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
         parts = np.array_split(np.arange(SAMPLES), case.clients)
         sampler = MinibatchSampler(parts, case.batch, range(case.clients))
@@ -179,6 +176,11 @@ class Bench:
             return params
 
         return run, 1
+
+
+def plain(model: models.Classifier) -> models.Classifier:
+    """The same model of Flax's own layers only, as one would write it first."""
+    return model.clone(pool=models.flax_max_pool) if hasattr(model, "pool") else model
 
 
 def times(contenders: dict[str, tuple[Callable, int]]) -> dict[str, float]:

@@ -26,8 +26,8 @@ from metrics import Images, score
 from observed import PublicFacts
 from optimise import Problem, solve
 
-from fl.bench import Case, Figure, report, times
-from fl.models import CLASSES, MODELS, flax_max_pool
+from fl.bench import Case, Figure, plain, report, times
+from fl.models import CLASSES, MODELS
 from fl.training import sample_losses
 
 SHAPE = (28, 28, 1)
@@ -50,11 +50,10 @@ class Bench:
         model = MODELS[case.model]()
         facts = PublicFacts(model, SHAPE, case.batch, "fedavg", RATE)
         self.problem = ATTACKS[attack](facts)._replace(steps=steps)
-        if hasattr(model, "pool"):
-            facts = facts._replace(model=model.clone(pool=flax_max_pool))
+        facts = facts._replace(model=plain(model))
         losses = {"idlg": textbook_idlg, "cosine": textbook_cosine}
-        plain = losses[attack](facts.model) if attack in losses else ATTACKS[attack](facts).loss
-        self.plain_problem = self.problem._replace(loss=plain)
+        loss = losses[attack](facts.model) if attack in losses else ATTACKS[attack](facts).loss
+        self.plain_problem = self.problem._replace(loss=loss)
         self.params = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
         self.observations = jax.tree.map(
             lambda leaf: jax.random.normal(jax.random.key(1), (case.clients, *leaf.shape)),

@@ -20,7 +20,7 @@ import optax
 from flax import serialization
 
 from fl import datasets, training
-from fl.models import CLASSES
+from fl.models import CLASSES, flax_max_pool
 from fl.progress import progress_bar
 
 DATASETS = ("fashion_mnist", "digits")
@@ -43,7 +43,7 @@ class Network(nn.Module):
             # Running averages over the last ten minibatches or so also suit short training.
             x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
             if number == 1:
-                x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+                x = flax_max_pool(x)
         return nn.Dense(CLASSES)(x.mean((1, 2)))
 
 

@@ -28,16 +28,18 @@ def draw(options: Options) -> int:
     cells = sorted(trainings(options), key=_place)
     pages = [list(same) for _, same in itertools.groupby(cells, _place)]
     if options.skip_done:
-        done = [
-            cells for cells in pages if _stem(folder, kind, cells[0]).with_suffix(".png").exists()
-        ]
-        pages = [cells for cells in pages if cells not in done]
-        if done:
-            print(f"{len(done)} of {len(done) + len(pages)} pictures are there: skipped")
+        left = [cells for cells in pages if not _drawn(_stem(folder, kind, cells[0]))]
+        if len(left) < len(pages):
+            print(f"{len(pages) - len(left)} of {len(pages)} pictures are there: skipped")
+        pages = left
 
     def draw_page(cells):
-        for path in page(options, cells, _stem(folder, kind, cells[0])):
+        checkpoints = []
+        federations = _trained(options, cells, checkpoints)
+        for path in page(options, federations, _stem(folder, kind, cells[0])):
             print(path)
+        for checkpoint in checkpoints:
+            checkpoint.unlink(missing_ok=True)
 
     return run_grid(pages, draw_page, lambda cells: federation.describe(cells[0]))
 
@@ -55,59 +57,48 @@ def _drawn(stem):
     return stem.with_suffix(".png").exists()
 
 
-def _trained(options, cells) -> Iterator[tuple[dict, federation.Trained]]:
-    """Train a page's federations, but for those that diverge."""
+def _trained(options, cells, checkpoints: list) -> Iterator[tuple[dict, federation.Trained]]:
+    """Train a page's federations, but for those that diverge; collect where checkpoints lie."""
     for cell in cells:
         trained = federation.train(options, cell)
+        checkpoints.append(trained.checkpoint)
         if trained.outcome.diverged:
             print(f"{federation.describe(cell)}: diverged, and so is not in the picture")
         else:
             yield cell, trained
 
 
-def _reconstructions(options, cells, stem: Path) -> list[Path]:
+def _reconstructions(options, federations, stem: Path) -> list[Path]:
     """True images beside what the attack makes of the messages of each algorithm."""
     (attack,) = options.attack
-    found, checkpoints = {}, []
-    for cell, trained in _trained(options, cells):
+    found = {}
+    for cell, trained in federations:
         seen, truth = federation.look(options, cell, trained)
         made = cell | {"attack": attack, "restarts": options.restarts}
         attacked = evaluation.attack(options, made, trained, seen)
         ordered = evaluation.by_true_image(attacked, truth)
         shown = np.asarray(truth.present)[:CLIENTS]
         found[cell["algorithm"]] = ordered[:CLIENTS][shown]
-        checkpoints.append(trained.checkpoint)
     if not found:
         return []
-    labels = pictures.class_names(cells[0]["dataset"], np.asarray(truth.labels)[:CLIENTS][shown])
-    drawn = pictures.reconstruction_grid(truth.images[:CLIENTS][shown], found, labels, stem)
-    _remove(checkpoints)
-    return drawn
+    # After as many rounds the minibatches are the same under each algorithm.
+    labels = pictures.class_names(cell["dataset"], np.asarray(truth.labels)[:CLIENTS][shown])
+    return pictures.reconstruction_grid(truth.images[:CLIENTS][shown], found, labels, stem)
 
 
-def _heat_maps(options, cells, stem: Path) -> list[Path]:
+def _heat_maps(options, federations, stem: Path) -> list[Path]:
     """What each algorithm's model looks at in the first test images."""
-    dataset, _ = load(cells[0]["dataset"], options.data_dir)
-    images = jnp.asarray(dataset.test_images[:IMAGES], jnp.float32) / dataset.scale
-    labels = dataset.test_labels[:IMAGES]
-    maps, checkpoints = {}, []
-    for cell, trained in _trained(options, cells):
-        model = models.MODELS[cell["model"]]()
-        maps[cell["algorithm"]] = pictures.gradcam(
-            model, trained.outcome.state.params, images, labels
-        )
-        checkpoints.append(trained.checkpoint)
+    maps = {}
+    for cell, trained in federations:
+        dataset, _ = load(cell["dataset"], options.data_dir)
+        images = jnp.asarray(dataset.test_images[:IMAGES], jnp.float32) / dataset.scale
+        labels = dataset.test_labels[:IMAGES]
+        model, params = models.MODELS[cell["model"]](), trained.outcome.state.params
+        maps[cell["algorithm"]] = pictures.gradcam(model, params, images, labels)
     if not maps:
         return []
-    names = pictures.class_names(cells[0]["dataset"], labels)
-    drawn = pictures.gradcam_grid(images, maps, names, stem)
-    _remove(checkpoints)
-    return drawn
-
-
-def _remove(checkpoints):
-    for checkpoint in checkpoints:
-        checkpoint.unlink(missing_ok=True)
+    names = pictures.class_names(cell["dataset"], labels)
+    return pictures.gradcam_grid(images, maps, names, stem)
 
 
 # Option -> how its files are called, and what draws a page of several algorithms.
