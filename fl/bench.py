@@ -100,7 +100,8 @@ class Bench:
         parts = np.array_split(np.arange(SAMPLES), case.clients)
         sampler = MinibatchSampler(parts, case.batch, range(case.clients))
         self.weights = sampler.weights
-        self.indices = sampler.draw(simulation.SCANNED, local_steps=1).indices
+        self.schedule = sampler.draw(simulation.SCANNED, local_steps=1)
+        self.indices = self.schedule.indices
 
     def _work(self, model):
         losses = sample_losses(model)
@@ -109,13 +110,14 @@ class Bench:
     def engine(self, mapping: simulation.Mapping | None = None) -> tuple[Callable, int]:
         """Our rounds -> (function that runs some, how many)."""
         federation = simulation.start(
-            self.work, self.params, self.samples, self.weights, 1, mapping
+            self.work, self.params, self.samples, self.weights.shape, 1, mapping
         )
         state, rounds = federation.state, federation.chunk
+        schedule = self.schedule._replace(indices=self.indices[:rounds])
 
         def run():
             nonlocal state
-            state, losses = federation.run(state, self.indices[:rounds])
+            state, losses = federation.run(state, schedule)
             return losses
 
         return run, rounds

@@ -135,6 +135,11 @@ def history_path(path: str | Path) -> Path:
     return Path(path).with_suffix(".history.csv")
 
 
+def curves_path(path: str | Path) -> Path:
+    """Path of the curves that belong to a results file: X.csv -> X.curves.csv."""
+    return Path(path).with_suffix(".curves.csv")
+
+
 def _encode(rows, columns):
     return "".join(_line(row, columns) for row in rows).encode("utf-8", errors="backslashreplace")
 

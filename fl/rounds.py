@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -31,12 +32,14 @@ class State(NamedTuple):
         clients: states of the clients' optimizers: a list of one a client when unrolled, stacked
             [client, ...] when stacked, their mean when pooled.
         key: uint32 [2], from which the random numbers of the rounds to come are drawn.
+        memory: what the server's aggregator remembers, see `Aggregator`; () for nothing.
     """
 
     params: PyTree
     server: PyTree
     clients: PyTree
     key: jax.Array
+    memory: PyTree = ()
 
 
 class Rounds(NamedTuple):
@@ -44,12 +47,24 @@ class Rounds(NamedTuple):
 
     Attributes:
         init_clients: (params, number of clients) -> `State.clients`.
-        one_round: (state, samples, indices [client, step, batch], weights [client, batch]) ->
-            (state, mean loss over clients and steps).
+        one_round: (state, samples, indices [client, step, batch], weights [client, batch],
+            `fl.sampling.Conduct` or None) -> (state, mean loss over clients and steps).
     """
 
     init_clients: Callable
     one_round: Callable
+
+
+class Aggregator(NamedTuple):
+    """What a server may put in place of the mean of its clients' messages.
+
+    Attributes:
+        init: (one client's message, number of clients) -> memory, a pytree, () for none.
+        aggregate: (messages [client, ...], memory) -> (message, memory). Pure, can be compiled.
+    """
+
+    init: Callable
+    aggregate: Callable
 
 
 class Work(NamedTuple):
@@ -60,8 +75,10 @@ class Work(NamedTuple):
         losses: (params, images, labels) -> the samples' losses [batch].
         harden: see `fl.hardening`.
         augment: (images [batch, ...], key) -> images, before hardening; None for as they are.
-        privatise: (message, key) -> the message that leaves the client; None for as it is. Since
-            it acts on single messages, it rules the `OneStep` shortcut out.
+        privatise: (message, key) -> the message that leaves the client; None for as it is.
+        aggregator: in place of the mean of the messages; None for the mean.
+        guard: (the step that the server is about to add to the parameters, key) -> the step that
+            it adds; None for as it is.
     """
 
     algorithm: Algorithm
@@ -69,33 +86,61 @@ class Work(NamedTuple):
     harden: Harden
     augment: Callable | None = None
     privatise: Callable | None = None
+    aggregator: Aggregator | None = None
+    guard: Callable | None = None
+
+    @property
+    def needs_messages(self) -> bool:
+        """Whether single messages matter, which rules the `OneStep` shortcut out."""
+        return self.privatise is not None or self.aggregator is not None
 
     def gradient(self, params, images, labels, weights):
         """Weighted sum of the samples' losses, and its gradient with respect to params."""
         return jax.value_and_grad(lambda p: self.losses(p, images, labels) @ weights)(params)
 
-    def local_step(self, params, optimizer_state, images, labels, weights, key):
-        """One minibatch of one client -> (params, optimizer state, loss)."""
+    def local_step(self, params, optimizer_state, images, labels, weights, key, conduct=None):
+        """One minibatch of one client of some conduct -> (params, optimizer state, loss)."""
         if self.augment:
             images = self.augment(images, key)
-        images = self.harden(params, images, labels)
+        hardened = self.harden(params, images, labels)
+        images = hardened if conduct is None else jnp.where(conduct.hardens, hardened, images)
         loss, gradient = self.gradient(params, images, labels, weights)
         update, optimizer_state = self.algorithm.client_optimizer.update(
             gradient, optimizer_state, params
         )
         return optax.apply_updates(params, update), optimizer_state, loss
 
-    def message(self, params, local, optimizer_state, key):
-        """What leaves a client that went from params to local."""
+    def message(self, params, local, optimizer_state, key, conduct=None):
+        """What leaves a client of some conduct that went from params to local."""
         message = self.algorithm.message(params, local, optimizer_state)
-        return self.privatise(message, key) if self.privatise else message
+        if self.privatise:
+            message = self.privatise(message, key)
+        return message if conduct is None else optax.tree.scale(conduct.scale, message)
 
-    def server_step(self, params, server_state, mean_message):
-        """The mean of the clients' messages -> (params, server optimizer state)."""
-        update, server_state = self.algorithm.server_optimizer.update(
-            self.algorithm.pseudo_gradient(mean_message), server_state, params
+    def init_memory(self, params, clients):
+        """What the aggregator remembers before the first round; clients is their number."""
+        if self.aggregator is None:
+            return ()
+        state = self.algorithm.client_optimizer.init(params)
+        return self.aggregator.init(self.algorithm.message(params, params, state), clients)
+
+    def aggregate(self, messages, memory):
+        """Messages stacked [client, ...] -> (what the server makes of them, memory)."""
+        if self.aggregator is None:
+            return jax.tree.map(lambda message: message.mean(0), messages), memory
+        return self.aggregator.aggregate(messages, memory)
+
+    def server_step(self, params, server_state, message, key=None):
+        """The mean message, or aggregate -> (params, server optimizer state).
+
+        The key is needed where there is a guard.
+        """
+        step, server_state = self.algorithm.server_optimizer.update(
+            self.algorithm.pseudo_gradient(message), server_state, params
         )
-        return optax.apply_updates(params, update), server_state
+        if self.guard:
+            step = self.guard(step, key)
+        return optax.apply_updates(params, step), server_state
 
 
 @lru_cache
@@ -105,30 +150,33 @@ def stacked(work: Work) -> Rounds:
     `one_round` is not compiled by itself: compile it alone, or within a loop over rounds.
     """
 
-    def client(params, optimizer_state, samples, indices, weights, key, number):
+    def client(params, before, samples, indices, weights, conduct, key, number):
         steps = len(indices)
 
         def step(carry, minibatch):
             indices, at = minibatch
-            key_here = _step_key(key, number, at)
-            *carry, loss = work.local_step(*carry, *samples.take(indices), weights, key_here)
+            minibatch = (*samples.take(indices), weights, _step_key(key, number, at), conduct)
+            *carry, loss = work.local_step(*carry, *minibatch)
             return tuple(carry), loss
 
         # A single step is not worth a loop, which costs convolutions dearly on CPU.
-        (local, optimizer_state), losses = lax.scan(
-            step, (params, optimizer_state), (indices, jnp.arange(steps)), unroll=steps == 1
+        (local, after), losses = lax.scan(
+            step, (params, before), (indices, jnp.arange(steps)), unroll=steps == 1
         )
-        message = work.message(params, local, optimizer_state, _step_key(key, number, steps))
-        return message, optimizer_state, losses.mean()
+        message = work.message(params, local, after, _step_key(key, number, steps), conduct)
+        if conduct is not None:
+            after = optax.tree.where(conduct.forgets, before, after)
+        return message, after, losses.mean()
 
-    def one_round(state, samples, indices, weights):
-        messages, clients, losses = jax.vmap(client, (None, 0, None, 0, 0, None, 0))(
-            *(state.params, state.clients, samples, indices, weights, state.key),
+    def one_round(state, samples, indices, weights, conduct):
+        messages, clients, losses = jax.vmap(client, (None, 0, None, 0, 0, 0, None, 0))(
+            *(state.params, state.clients, samples, indices, weights, conduct, state.key),
             jnp.arange(len(indices)),
         )
-        mean = jax.tree.map(lambda message: message.mean(0), messages)
-        params, server = work.server_step(state.params, state.server, mean)
-        return State(params, server, clients, _next_key(state.key)), losses.mean()
+        message, memory = work.aggregate(messages, state.memory)
+        key = _step_key(state.key, len(indices), 0)
+        params, server = work.server_step(state.params, state.server, message, key)
+        return State(params, server, clients, _next_key(state.key), memory), losses.mean()
 
     def init_clients(params, count):
         one = work.algorithm.client_optimizer.init(params)
@@ -145,11 +193,11 @@ def unrolled(work: Work, group: int) -> Rounds:
     gradients of convolutions stay out of compiled loops.
     """
 
-    def step(local, clients, samples, indices, weights, key, first, number):
+    def step(local, clients, samples, indices, weights, conduct, key, first, number):
         done = [
             work.local_step(
                 *(params, state, *samples.take(minibatch), weight),
-                _step_key(key, first + place, number),
+                *(_step_key(key, first + place, number), _of_client(conduct, place)),
             )
             for place, (params, state, minibatch, weight) in enumerate(
                 zip(local, clients, indices, weights, strict=True)
@@ -158,46 +206,74 @@ def unrolled(work: Work, group: int) -> Rounds:
         local, clients, losses = zip(*done, strict=True)
         return local, clients, sum(losses)
 
-    def last_step(params, total, clients, local, samples, indices, weights, key, first, number):
-        local, clients, loss = step(local, clients, samples, indices, weights, key, first, number)
+    def last_step(params, received, clients, local, samples, *minibatches, key, first, number):
+        *_, conduct = minibatches
+        local, clients, loss = step(local, clients, samples, *minibatches, key, first, number)
         sent = [
-            work.message(params, *each, _step_key(key, first + place, number + 1))
+            work.message(
+                *(params, *each, _step_key(key, first + place, number + 1)),
+                _of_client(conduct, place),
+            )
             for place, each in enumerate(zip(local, clients, strict=True))
         ]
-        return _sum([*sent, total]), clients, loss
+        return _receive(received, sent, first), clients, loss
 
-    def server(params, server_state, total, count, key):
-        mean = jax.tree.map(lambda entry: entry / count, total)
-        return *work.server_step(params, server_state, mean), _next_key(key)
+    def server(state, received, count):
+        if work.aggregator is None:
+            message, memory = jax.tree.map(lambda entry: entry / count, received), state.memory
+        else:
+            message, memory = work.aggregate(received, state.memory)
+        key = _step_key(state.key, count, 0)
+        params, server_state = work.server_step(state.params, state.server, message, key)
+        return params, server_state, _next_key(state.key), memory
 
-    def zero(params, client):
-        return jax.tree.map(jnp.zeros_like, work.algorithm.message(params, params, client))
+    def nothing_received(params, client, count):
+        message = work.algorithm.message(params, params, client)
+        shape = () if work.aggregator is None else (count,)
+        return jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape), leaf.dtype), message)
+
+    # A sum takes less memory than all messages, where a sum is all that is wanted.
+    def _receive(received, sent, first):
+        if work.aggregator is None:
+            return _sum([*sent, received])
+        return jax.tree.map(
+            lambda all_, *some: lax.dynamic_update_slice_in_dim(all_, jnp.stack(some), first, 0),
+            *(received, *sent),
+        )
 
     step_group = jax.jit(step, donate_argnums=1)
     last_step_group = jax.jit(last_step, donate_argnums=(1, 2))
-    server_step = jax.jit(server, donate_argnums=(0, 1))
-    zero_message = jax.jit(zero)
+    server_step = jax.jit(server, donate_argnums=0)
+    nothing = jax.jit(nothing_received, static_argnums=2)
 
-    def one_round(state, samples, indices, weights):
+    def one_round(state, samples, indices, weights, conduct):
         count, steps, _ = indices.shape
         clients, local = list(state.clients), [state.params] * count
-        total, losses = zero_message(state.params, clients[0]), []
+        # The buffers of the others are given up.
+        remembered = _remembered(clients, conduct)
+        received, losses = nothing(state.params, clients[0], count), []
         for number in range(steps):
             for members in _groups(count, group):
-                minibatches = samples, indices[members, number], weights[members]
-                randomness = state.key, members.start, number
+                minibatches = (
+                    *(samples, indices[members, number], weights[members]),
+                    jax.tree.map(lambda leaf, members=members: leaf[members], conduct),
+                )
+                place = {"key": state.key, "first": members.start, "number": number}
                 mine, standing = tuple(clients[members]), tuple(local[members])
                 if number < steps - 1:
                     local[members], clients[members], loss = step_group(
-                        standing, mine, *minibatches, *randomness
+                        standing, mine, *minibatches, **place
                     )
                 else:
-                    total, clients[members], loss = last_step_group(
-                        state.params, total, mine, standing, *minibatches, *randomness
+                    received, clients[members], loss = last_step_group(
+                        state.params, received, mine, standing, *minibatches, **place
                     )
                 losses.append(loss)
-        params, server_state, key = server_step(state.params, state.server, total, count, state.key)
-        return State(params, server_state, clients, key), sum(losses) / (count * steps)
+        for client, before in remembered.items():
+            clients[client] = before
+        params, *rest = server_step(state._replace(clients=()), received, count)
+        server_state, key, memory = rest
+        return State(params, server_state, clients, key, memory), sum(losses) / (count * steps)
 
     def init_clients(params, count):
         init = jax.jit(work.algorithm.client_optimizer.init)
@@ -269,7 +345,8 @@ def _pooled_parts(work, sum_clients, cohort):
     def finish(state, total, count):
         mean, loss = jax.tree.map(lambda entry: entry / count, total)
         message, clients = shortcut.message(state.clients, mean)
-        params, server = work.server_step(state.params, state.server, message)
+        key = _step_key(state.key, count, 0)
+        params, server = work.server_step(state.params, state.server, message, key)
         return State(params, server, clients, _next_key(state.key)), loss
 
     def zero(params):
@@ -289,7 +366,7 @@ def pooled(work: Work) -> Rounds:
     """
     parts = _pooled_parts(work, sum_vmapped, cohort=None)
 
-    def one_round(state, samples, indices, weights):
+    def one_round(state, samples, indices, weights, _):
         total = parts.statistics(state.params, samples, indices, weights, state.key, 0)
         return parts.finish(state, total, len(indices))
 
@@ -318,7 +395,7 @@ def pooled_in_groups(work: Work, group: int, cohort: int | None) -> Rounds:
     accumulate_group = jax.jit(accumulate, donate_argnums=1)
     last_group = jax.jit(last, donate_argnums=0)
 
-    def one_round(state, samples, indices, weights):
+    def one_round(state, samples, indices, weights, _):
         *others, final = _groups(len(indices), group)
         # A single group, the common case, has nothing to add its sum to.
         total = [zero(state.params)] if others else []
@@ -331,8 +408,21 @@ def pooled_in_groups(work: Work, group: int, cohort: int | None) -> Rounds:
     return Rounds(lambda params, _: work.algorithm.one_step.init(params), one_round)
 
 
+def _of_client(conduct, place):
+    return jax.tree.map(lambda leaf: leaf[place], conduct)
+
+
+def _remembered(clients, conduct):
+    """States that are set back after the round, by client."""
+    forgetful = () if conduct is None else np.flatnonzero(conduct.forgets)
+    return {client: jax.tree.map(jnp.copy, clients[client]) for client in forgetful}
+
+
 def _step_key(key, client, step):
-    """Key of a client's step in the round that starts from `key`; after the last, its message's."""
+    """Key of a client's step in the round that starts from `key`; after the last, its message's.
+
+    Numbered as if it were one more client, the server has one too.
+    """
     return jax.random.fold_in(jax.random.fold_in(jax.random.split(key)[0], client), step)
 
 

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,29 +29,27 @@ class Evaluation(NamedTuple):
 
     Attributes:
         round: rounds done.
-        accuracy: test accuracy, in [0, 1].
         loss: the last round's mean training loss over clients and steps, in nats.
+        scores: what was asked for, such as the accuracy.
     """
 
     round: int
-    accuracy: float
     loss: float
+    scores: dict[str, float]
 
 
 class Plan(NamedTuple):
     """What a run is to do.
 
     Attributes:
-        rounds: how many, at least 1.
+        rounds: how many at most, at least 1.
         local_steps: of each client in a round, at least 1.
         evaluate_every: rounds between evaluations, at least 1; the last round always has one.
-        target: accuracy at which to stop, in [0, 1]; None to run all rounds.
     """
 
     rounds: int
     local_steps: int
     evaluate_every: int
-    target: float | None = None
 
 
 class Outcome(NamedTuple):
@@ -61,7 +59,7 @@ class Outcome(NamedTuple):
         state: the federation after the last round.
         history: the evaluations, in order.
         diverged: whether the loss or the parameters ceased to be finite, which ended the run.
-        reached: the round after which the target was first seen reached; None if never.
+        stopped: the round after which an evaluation ended the run; None if it went on to the last.
         start_s: seconds from the call to the end of the first compiled rounds.
         wall_s: seconds in all, interruptions not counted.
         rounds_per_s: rounds per second, compiling and evaluations not counted; None if too few.
@@ -70,7 +68,7 @@ class Outcome(NamedTuple):
     state: State
     history: list[Evaluation]
     diverged: bool
-    reached: int | None
+    stopped: int | None
     start_s: float
     wall_s: float
     rounds_per_s: float | None
@@ -79,8 +77,9 @@ class Outcome(NamedTuple):
 def train(
     federation: Federation,
     sampler: MinibatchSampler,
-    accuracy: Callable[[PyTree], float],
+    scores: Mapping[str, Callable[[PyTree], float]],
     plan: Plan,
+    stop: Callable[[Evaluation], bool] = lambda evaluation: False,
     saved: Path | None = None,
     label: str = "",
 ) -> Outcome:
@@ -88,17 +87,19 @@ def train(
 
     Args:
         federation: from `simulation.start`; its state is given up.
-        sampler: freshly made.
-        accuracy: params -> test accuracy, see `training.evaluator`.
+        sampler: stands where the first of these rounds is to be drawn; anything with `draw` as
+            `MinibatchSampler` has it.
+        scores: name -> function of the parameters, which evaluations hold.
         plan: what to do.
+        stop: whether an evaluation ends the run.
         saved: where to keep checkpoints and to look for one of a run that was interrupted; None
             for none. It stays there at the end: remove it once the outcome is safe.
         label: shown beside the progress bar.
     """
-    run = _Run(federation, sampler, accuracy, plan, saved)
+    run = _Run(federation, sampler, scores, plan, stop, saved)
     run.resume()
     with progress_bar(plan.rounds, label, "round", run.done) as bar:
-        while run.done < plan.rounds and not run.diverged and run.reached is None:
+        while run.done < plan.rounds and not run.diverged and run.stopped is None:
             run.advance()
             bar.set_postfix(run.figures(), refresh=False)
             bar.update(run.done - bar.n)
@@ -108,16 +109,16 @@ def train(
 class _Run:
     """The state of `train`."""
 
-    def __init__(self, federation, sampler, accuracy, plan, saved):
-        self._federation, self._sampler, self._accuracy = federation, sampler, accuracy
-        self._plan, self._saved = plan, saved
+    def __init__(self, federation, sampler, scores, plan, stop, saved):
+        self._federation, self._sampler, self._scores = federation, sampler, scores
+        self._plan, self._stop, self._saved = plan, stop, saved
         self._state = federation.state
         self._losses = None  # of the latest rounds, perhaps still being computed
         self._loss = math.nan  # of the latest round known
         self.done = 0
         self.history = []
         self.diverged = False
-        self.reached = None
+        self.stopped = None
         self._began = self._last_saved = time.perf_counter()
         self._before_s = 0.0  # spent by an interrupted process
         self._start_s = None
@@ -135,6 +136,8 @@ class _Run:
             return
         self.done, self._before_s = notes["done"], notes["wall_s"]
         self.history = [Evaluation(*evaluation) for evaluation in notes["history"]]
+        if self.history and self._stop(self.history[-1]):
+            self.stopped = self.history[-1].round
         # The generators go through the minibatches of the rounds that are done.
         for _ in range(self.done):
             self._sampler.draw(1, self._plan.local_steps)
@@ -146,7 +149,7 @@ class _Run:
         rounds = min(*goals, plan.rounds) - self.done
         schedule = self._sampler.draw(rounds, plan.local_steps)
         before = self._losses
-        self._state, self._losses = self._federation.run(self._state, schedule.indices)
+        self._state, self._losses = self._federation.run(self._state, schedule)
         self.done += rounds
         if before is not None:  # look at these while the device works on the next ones
             self._look_at(before)
@@ -172,10 +175,10 @@ class _Run:
                 self.diverged = True
             if self.diverged:
                 return
-            accuracy = self._accuracy(self._state.params)
-            self.history.append(Evaluation(self.done, accuracy, self._loss))
-            if self._plan.target is not None and accuracy >= self._plan.target:
-                self.reached = self.done
+            scores = {name: score(self._state.params) for name, score in self._scores.items()}
+            self.history.append(Evaluation(self.done, self._loss, scores))
+            if self._stop(self.history[-1]):
+                self.stopped = self.done
 
     def _save(self):
         with self._untimed():
@@ -199,8 +202,9 @@ class _Run:
 
     def figures(self):
         """What the progress bar shows."""
-        accuracy = {"accuracy": f"{self.history[-1].accuracy:.3f}"} if self.history else {}
-        return {"loss": f"{self._loss:.3f}", **accuracy}
+        scores = self.history[-1].scores if self.history else {}
+        shown = {"loss": self._loss, **scores}
+        return {name: f"{value:.3f}" for name, value in shown.items()}
 
     def outcome(self):
         """Sum the run up."""
@@ -212,7 +216,7 @@ class _Run:
             state=self._state,
             history=self.history,
             diverged=self.diverged,
-            reached=self.reached,
+            stopped=self.stopped,
             start_s=start_s,
             wall_s=wall_s,
             rounds_per_s=timed / timed_s if self._start_s and timed else None,

@@ -80,10 +80,11 @@ class Federation(NamedTuple):
 
     Attributes:
         state: where it starts.
-        run: (state, indices int32 [round, client, step, batch]) -> (state, losses [round]). Runs
-            some rounds and gives up the buffers of the state passed in. The losses are means over
-            clients and local steps, on the hardened minibatches, in nats. Raises ValueError for no
-            round, or for other clients or steps than the federation was started for.
+        run: (state, `fl.sampling.Schedule`) -> (state, losses [round]). Runs some rounds and gives
+            up the buffers of the state passed in. The losses are means over clients and local
+            steps, on the hardened minibatches, in nats. Raises ValueError for no round, for other
+            clients or steps than the federation was started for, and for clients that depart from
+            the protocol where they have no states of their own (`keep_clients`).
         chunk: rounds a call should run, the same in each: another number compiles anew.
     """
 
@@ -96,7 +97,7 @@ def start(
     work: Work,
     params: PyTree,
     samples: Samples,
-    weights: np.ndarray,
+    minibatches: tuple[int, int],
     local_steps: int,
     mapping: Mapping | None = None,
     keep_clients: bool = False,
@@ -105,10 +106,10 @@ def start(
     """Start a federation. Nothing is compiled before the first round.
 
     Args:
-        work: the algorithm, the loss and the hardening.
+        work: the algorithm, the loss, the hardening and so on.
         params: the initial global parameters.
-        samples: the training set.
-        weights: float32 [client, batch], see `fl.sampling.Schedule`.
+        samples: the training set; anything with `take` as `Samples` has it.
+        minibatches: (clients, samples in a minibatch).
         local_steps: steps of each client in a round, at least 1.
         mapping: one of `MAPPINGS`; by default the fastest.
         keep_clients: keep every client's own state even where the shortcut could do without.
@@ -120,14 +121,15 @@ def start(
     mapping = mapping or default_mapping()
     if mapping not in MAPPINGS:
         raise ValueError(f"unknown mapping {mapping}: choose from {MAPPINGS}")
-    single = keep_clients or work.privatise is not None
+    clients, batch = minibatches
+    single = keep_clients or work.needs_messages
     shortcut = local_steps == 1 and not single and work.algorithm.one_step is not None
     convolutional = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
     group = _group(convolutional)
     if mapping.clients == "vmap":
         way = rounds.pooled(work) if shortcut else rounds.stacked(work)
     elif shortcut:
-        cohort = _cohort(work, weights.shape[1]) if convolutional else None
+        cohort = _cohort(work, batch) if convolutional else None
         way = rounds.pooled_in_groups(work, group, cohort)
     else:
         way = rounds.unrolled(work, group)
@@ -135,15 +137,16 @@ def start(
     state = State(
         params,
         work.algorithm.server_optimizer.init(params),
-        way.init_clients(params, len(weights)),
+        way.init_clients(params, clients),
         jax.random.PRNGKey(seed),
+        work.init_memory(params, clients),
     )
     if mapping.clients == "vmap":
         stacked = not shortcut
-        federation = _start_vmapped(way, state, samples, weights, mapping.rounds, stacked)
+        federation = _start_vmapped(way, state, samples, clients, mapping.rounds, stacked)
     else:
-        federation = Federation(state, _loop(way.one_round, samples, jnp.asarray(weights)), chunk=1)
-    return federation._replace(run=_checked(federation.run, len(weights), local_steps))
+        federation = Federation(state, _loop(way.one_round, samples), chunk=1)
+    return federation._replace(run=_checked(federation.run, clients, local_steps, shortcut))
 
 
 def client_states(state: State) -> PyTree:
@@ -157,25 +160,32 @@ def client_states(state: State) -> PyTree:
     return state.clients
 
 
-def _start_vmapped(way, state, samples, weights, over_rounds, stacked):
+def _start_vmapped(way, state, samples, clients, over_rounds, stacked):
     """Place a federation on the devices: what has a client axis is spread along it."""
-    devices = jax.devices()[: math.gcd(len(weights), jax.device_count())]
+    devices = jax.devices()[: math.gcd(clients, jax.device_count())]
     mesh = Mesh(np.array(devices), ("clients",))
     everywhere = NamedSharding(mesh, PartitionSpec())
     by_client = NamedSharding(mesh, PartitionSpec("clients"))
-    placement = State(everywhere, everywhere, by_client if stacked else everywhere, everywhere)
+    clients_at = by_client if stacked else everywhere
+    placement = State(everywhere, everywhere, clients_at, everywhere, everywhere)
 
-    samples, weights = jax.device_put((samples, weights), (everywhere, by_client))
+    samples = jax.device_put(samples, everywhere)
     state = jax.device_put(state, placement)
     if over_rounds == "loop":
         one_round = _compile(way.one_round, placement, everywhere)
-        return Federation(state, _loop(one_round, samples, weights), chunk=1)
+
+        def place(minibatches):
+            return jax.device_put(minibatches, by_client)
+
+        return Federation(state, _loop(one_round, samples, place), chunk=1)
 
     scan = _compile(_scan(way.one_round), placement, everywhere)
     by_round_and_client = NamedSharding(mesh, PartitionSpec(None, "clients"))
 
-    def run(state, indices):
-        return scan(state, samples, jax.device_put(indices, by_round_and_client), weights)
+    def run(state, schedule):
+        indices, *rest = schedule
+        indices = jax.device_put(indices, by_round_and_client)
+        return scan(state, samples, indices, *jax.device_put(rest, by_client))
 
     return Federation(state, run, SCANNED)
 
@@ -188,32 +198,37 @@ def _compile(function, *placement):
 
 @lru_cache
 def _scan(one_round):
-    def run(state, samples, indices, weights):
-        return lax.scan(lambda s, i: one_round(s, samples, i, weights), state, indices)
+    def run(state, samples, indices, weights, conduct):
+        return lax.scan(lambda s, i: one_round(s, samples, i, weights, conduct), state, indices)
 
     return run
 
 
-def _checked(run, clients, local_steps):
-    """Refuse minibatches that the federation was not started for."""
+def _checked(run, clients, local_steps, shortcut):
+    """Refuse a schedule that the federation was not started for."""
 
-    def checked(state, indices):
-        rounds, *of_a_round, _ = indices.shape
+    def checked(state, schedule):
+        rounds, *of_a_round, _ = schedule.indices.shape
         if rounds < 1 or of_a_round != [clients, local_steps]:
             raise ValueError(
-                f"minibatches [round, client, step, batch] of shape {indices.shape} for a "
+                f"minibatches [round, client, step, batch] of shape {schedule.indices.shape} for a "
                 f"federation of {clients} clients and {local_steps} local steps"
             )
-        return run(state, indices)
+        if shortcut and schedule.conduct is not None:
+            raise ValueError("clients that depart from the protocol need keep_clients")
+        return run(state, schedule)
 
     return checked
 
 
-def _loop(one_round, samples, weights):
-    def run(state, indices):
-        losses = []
+def _loop(one_round, samples, place=lambda minibatches: minibatches):
+    """Dispatch rounds one by one, with the minibatches of each put in place before."""
+
+    def run(state, schedule):
+        indices, *rest = schedule
+        rest, losses = place(rest), []
         for minibatches in indices:
-            state, loss = one_round(state, samples, minibatches, weights)
+            state, loss = one_round(state, samples, minibatches, *rest)
             losses.append(loss)
         return state, jnp.stack(losses)
 

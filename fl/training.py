@@ -35,6 +35,11 @@ def training_samples(dataset: Dataset) -> Samples:
     return _samples(dataset.train_images, dataset.train_labels, dataset.scale)
 
 
+def test_samples(dataset: Dataset) -> Samples:
+    """Put a data set's test part on the device."""
+    return _samples(dataset.test_images, dataset.test_labels, dataset.scale)
+
+
 def _samples(images, labels, scale):
     return Samples(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(scale, float))
 
@@ -64,18 +69,36 @@ def evaluator(model: nn.Module, dataset: Dataset, chunk: int = 500) -> Callable[
     Returns:
         params -> share of test samples classified rightly, in [0, 1].
     """
-    count = len(dataset.test_labels)
-    samples = _samples(dataset.test_images, dataset.test_labels, dataset.scale)
-    # The last chunk is filled up with indices past the end, which never count as right.
-    chunks = np.arange(-(-count // chunk) * chunk).reshape(-1, chunk)
+    indices = np.arange(len(dataset.test_labels))
+    return share_as_labelled(model, test_samples(dataset), indices, chunk)
+
+
+def share_as_labelled(
+    model: nn.Module, samples: Samples, indices: np.ndarray, chunk: int = 500
+) -> Callable[[object], float]:
+    """How many of some samples are classified as labelled.
+
+    Args:
+        model: gives the logits.
+        samples: anything with `take` as `Samples` has it.
+        indices: int [sample], at least one.
+        chunk: as for `evaluator`.
+
+    Returns:
+        params -> share of these samples, in [0, 1].
+    """
+    count = len(indices)
+    # The last chunk is filled up with samples that do not count.
+    filled = np.resize(indices, -(-count // chunk) * chunk)
+    counts = np.arange(len(filled)) < count
+    chunks = list(zip(filled.reshape(-1, chunk), counts.reshape(-1, chunk), strict=True))
 
     @jax.jit
-    def correct(params, samples, indices):
-        images, labels = samples.take(jnp.minimum(indices, count - 1))
-        right = model.apply(params, images).argmax(-1) == labels
-        return jnp.sum(right & (indices < count))
+    def correct(params, samples, indices, counts):
+        images, labels = samples.take(indices)
+        return jnp.sum((model.apply(params, images).argmax(-1) == labels) & counts)
 
-    def accuracy(params):
-        return int(sum(correct(params, samples, indices) for indices in chunks)) / count
+    def share(params):
+        return int(sum(correct(params, samples, *part) for part in chunks)) / count
 
-    return accuracy
+    return share

@@ -1,5 +1,6 @@
 """The federations that are attacked: training up to the attack."""
 
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -75,17 +76,26 @@ def train(options: Options, cell: dict) -> Trained:
         todo,
         initial_params(cell["model"], samples, seed),
         samples,
-        sampler.weights,
+        sampler.weights.shape,
         local_steps=1,
         keep_clients=True,  # an attack on a client looks at its own moments
         seed=seed,
     )
     every = options.evaluate_every or EVALUATE_EVERY
-    plan = run.Plan(cell["rounds"], 1, every, target=cell["converge"])
+    plan = run.Plan(cell["rounds"], 1, every)
+    target = cell["converge"] or math.inf
     saved = checkpoint_path(options.results, cell, plan)
     without_last = cell["batch_size"] if options.as_published else None
     accuracy = evaluator(cell["dataset"], options.data_dir, cell["model"], without_last)
-    outcome = run.train(federation, sampler, accuracy, plan, saved, describe(cell))
+    outcome = run.train(
+        federation,
+        sampler,
+        {"accuracy": accuracy},
+        plan,
+        stop=lambda evaluation: evaluation.scores["accuracy"] >= target,
+        saved=saved,
+        label=describe(cell),
+    )
     return Trained(outcome, todo, samples, sampler, saved)
 
 

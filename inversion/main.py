@@ -65,7 +65,9 @@ def run_training(options: Options, cells: list[dict]) -> None:
 
 def record(path, cell, outcome, scores):
     """Append a run to the results, and print a line."""
-    final = outcome.history[-1].accuracy if outcome.history and not outcome.diverged else None
+    final = None
+    if outcome.history and not outcome.diverged:
+        final = outcome.history[-1].scores["accuracy"]
     row = {
         **cell,
         **scores,

@@ -16,14 +16,13 @@ foolsgold          less weight for clients alike over rounds (Fung et al. 2020, 
 =================  ===============================================================================
 """
 
-from collections.abc import Callable
-from functools import reduce
-from typing import Any, NamedTuple
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
+from sorting import reduce_sorted
 
-PyTree = Any
+from fl.rounds import Aggregator
 
 # RFA's smoothing and number of Weiszfeld steps, as its authors have them.
 RFA_SMOOTHING = 1e-6
@@ -32,26 +31,18 @@ RFA_STEPS = 3
 FOOLSGOLD_CONFIDENCE = 1.0
 
 
-class Aggregator(NamedTuple):
-    """A rule, with what it remembers from round to round.
-
-    Attributes:
-        init: (one client's message, number of clients) -> memory, a pytree, () for none.
-        aggregate: (messages [client, ...], memory) -> (message, memory). Pure, can be compiled.
-    """
-
-    init: Callable
-    aggregate: Callable
-
-
 def mean() -> Aggregator:
     """The plain mean."""
-    return _forgetful(lambda messages: jax.tree.map(lambda leaf: leaf.mean(0), messages))
+    return _forgetful(_mean)
 
 
 def median() -> Aggregator:
     """Coordinate-wise median; of an even number, the mean of the middle two."""
-    return _forgetful(lambda messages: jax.tree.map(lambda leaf: jnp.median(leaf, 0), messages))
+
+    def middle(rows):
+        return rows[(len(rows) - 1) // 2 : len(rows) // 2 + 1].mean(0)
+
+    return _forgetful(partial(jax.tree.map, partial(reduce_sorted, reduce=middle)))
 
 
 def trimmed_mean(trimmed: int) -> Aggregator:
@@ -65,13 +56,10 @@ def trimmed_mean(trimmed: int) -> Aggregator:
 
     def aggregate(messages):
         clients = _count(messages)
-        if clients <= 2 * trimmed:
-            raise ValueError(
-                f"a trimmed mean without {trimmed} entries at either end needs at least "
-                f"{2 * trimmed + 1} clients, got {clients}"
-            )
+        check_trimmed_mean(clients, trimmed)
         kept = slice(trimmed, clients - trimmed)
-        return jax.tree.map(lambda leaf: jnp.sort(leaf, 0)[kept].mean(0), messages)
+        inner = partial(reduce_sorted, reduce=lambda rows: rows[kept].mean(0))
+        return jax.tree.map(inner, messages)
 
     return _forgetful(aggregate)
 
@@ -89,18 +77,34 @@ def multi_krum(adversaries: int) -> Aggregator:
 
     def aggregate(messages):
         clients = _count(messages)
-        if clients < 2 * adversaries + 3:
-            raise ValueError(
-                f"Multi-Krum against {adversaries} adversaries needs at least "
-                f"{2 * adversaries + 3} clients, got {clients}"
-            )
+        check_multi_krum(clients, adversaries)
         distances = _squared_distances(messages)
         # Each message's first distance is that to itself.
         closest = jnp.sort(distances, axis=1)[:, 1 : clients - adversaries - 1]
         chosen = jnp.argsort(closest.sum(1))[: clients - adversaries]
-        return jax.tree.map(lambda leaf: leaf[chosen].mean(0), messages)
+        # Several times as fast as picking messages out and averaging them.
+        weights = jnp.zeros(clients).at[chosen].set(1 / (clients - adversaries))
+        return _weighted_sum(messages, weights)
 
     return _forgetful(aggregate)
+
+
+def check_trimmed_mean(clients: int, trimmed: int) -> None:
+    """Raise ValueError unless the trimmed mean leaves something of so many clients."""
+    if clients <= 2 * trimmed:
+        raise ValueError(
+            f"a trimmed mean without {trimmed} entries at either end needs at least "
+            f"{2 * trimmed + 1} clients, got {clients}"
+        )
+
+
+def check_multi_krum(clients: int, adversaries: int) -> None:
+    """Raise ValueError unless there are enough clients for Krum's guarantee, n >= 2 f + 3."""
+    if clients < 2 * adversaries + 3:
+        raise ValueError(
+            f"Multi-Krum against {adversaries} adversaries needs at least {2 * adversaries + 3} "
+            f"clients, got {clients}"
+        )
 
 
 def norm_bounding(bound: float) -> Aggregator:
@@ -139,8 +143,8 @@ def geometric_median(smoothing: float = RFA_SMOOTHING, steps: int = RFA_STEPS) -
         weights = jnp.full(clients, 1 / clients)
         for _ in range(steps):
             center = _weighted_sum(messages, weights)
-            differences = jax.tree.map(lambda leaf, middle: leaf - middle[None], messages, center)
-            weights = 1 / jnp.maximum(jnp.sqrt(_sum_squares(differences)), smoothing)
+            distances = jnp.sqrt(_sum_squares(_less(messages, center)))
+            weights = 1 / jnp.maximum(distances, smoothing)
             weights /= weights.sum()
         return _weighted_sum(messages, weights)
 
@@ -221,7 +225,7 @@ def _inner_products(messages):
 def _squared_distances(messages):
     """Squared distances of all pairs of messages, [client, client]; 0 of each to itself."""
     # Less what all have in common, of which inner products would lose the differences.
-    centered = jax.tree.map(lambda leaf: leaf - leaf.mean(0, keepdims=True), messages)
+    centered = _less(messages, _mean(messages))
     products = _inner_products(centered)
     squares = jnp.diagonal(products)
     distances = jnp.maximum(squares[:, None] + squares[None] - 2 * products, 0)
@@ -236,4 +240,16 @@ def _cosines(messages):
 
 
 def _weighted_sum(messages, weights):
-    return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), messages)
+    # On CPU a matrix product is several times as fast as a sum over a leading axis; on GPU it is
+    # exact only when asked to be.
+    return jax.tree.map(partial(jnp.tensordot, weights, axes=1, precision="highest"), messages)
+
+
+def _mean(messages):
+    clients = _count(messages)
+    return _weighted_sum(messages, jnp.full(clients, 1 / clients))
+
+
+def _less(messages, message):
+    """Messages, each less the same one."""
+    return jax.tree.map(lambda leaf, own: leaf - own[None], messages, message)

@@ -16,6 +16,8 @@ import numpy as np
 from scipy.stats import beta, norm
 
 BOUNDS = ("hoeffding", "clopper-pearson")
+# The paper's number of smoothed models M, deviation of their noise, and error of each bound.
+MODELS, SIGMA, ERROR = 1000, 0.01, 0.001
 
 
 class Votes(NamedTuple):
@@ -130,6 +132,11 @@ def contraction(norms: np.ndarray, sigmas: np.ndarray) -> float:
         The product, in (0, 1]: close to 1 for norms far above the noise, as in the paper.
     """
     return float(np.prod(2 * norm.cdf(np.asarray(norms) / np.asarray(sigmas)) - 1))
+
+
+def clipping_norm(rounds: np.ndarray, local_steps: int) -> np.ndarray:
+    """rho_t, to which the paper clips the parameters in round t: 0.25 t E + 4."""
+    return 0.25 * np.asarray(rounds) * local_steps + 4
 
 
 def lipschitz(clipped_norm: float) -> float:

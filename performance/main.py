@@ -5,6 +5,7 @@ and appends a row for each to results.csv and its evaluations to results.history
 was interrupted goes on from its last checkpoint when the same command is given again.
 """
 
+import math
 import sys
 from functools import lru_cache, partial
 
@@ -74,19 +75,27 @@ def run_cell(options, cell):
         work(options, cell["model"], cell["algorithm"], cell["local_steps"]),
         params,
         samples,
-        sampler.weights,
+        sampler.weights.shape,
         cell["local_steps"],
     )
     plan = run.Plan(
         rounds=cell["rounds"],
         local_steps=cell["local_steps"],
         evaluate_every=options.evaluate_every or (1 if cell["convergence"] else 100),
-        target=cell["convergence"],
     )
+    target = cell["convergence"] or math.inf
     saved = checkpoint_path(options.results, cell, plan)
     without_last = cell["batch_size"] if options.as_published else None
     accuracy = evaluator(cell["dataset"], options.data_dir, cell["model"], without_last)
-    outcome = run.train(federation, sampler, accuracy, plan, saved, describe(cell))
+    outcome = run.train(
+        federation,
+        sampler,
+        {"accuracy": accuracy},
+        plan,
+        stop=lambda evaluation: evaluation.scores["accuracy"] >= target,
+        saved=saved,
+        label=describe(cell),
+    )
     record(options.results, cell, outcome)
     saved.unlink(missing_ok=True)
 
@@ -116,15 +125,23 @@ def record(path, cell, outcome):
     """Append a run to the results, after its evaluations to the history, and print a line."""
     provenance = results.provenance()
     evaluations = [
-        {**cell, **evaluation._asdict(), "date": provenance["date"]}
+        {
+            **cell,
+            "round": evaluation.round,
+            **evaluation.scores,
+            "loss": evaluation.loss,
+            "date": provenance["date"],
+        }
         for evaluation in outcome.history
     ]
     results.append(results.history_path(path), evaluations, HISTORY_COLUMNS)
-    final = outcome.history[-1].accuracy if outcome.history and not outcome.diverged else None
+    final = None
+    if outcome.history and not outcome.diverged:
+        final = outcome.history[-1].scores["accuracy"]
     row = {
         **cell,
         "final_accuracy": final,
-        "rounds_to_convergence": outcome.reached,
+        "rounds_to_convergence": outcome.stopped,
         "status": "diverged" if outcome.diverged else "ok",
         "start_s": round(outcome.start_s, 2),
         "wall_s": round(outcome.wall_s, 2),
@@ -134,8 +151,8 @@ def record(path, cell, outcome):
     results.append(path, [row], COLUMNS)
     if outcome.diverged:
         print(f"{describe(cell)}: diverged, recorded as such")
-    elif outcome.reached:
-        print(f"{describe(cell)}: accuracy {final:.4f} after {outcome.reached} rounds")
+    elif outcome.stopped:
+        print(f"{describe(cell)}: accuracy {final:.4f} after {outcome.stopped} rounds")
     else:
         print(f"{describe(cell)}: final accuracy {final:.4f}")
 

@@ -88,10 +88,12 @@ def federate(mapping, privatise=None, augment=None, seed=0, rounds=2, server_rat
     work = Work(algorithm, losses, hardening.none(), augment, privatise)
     params = model.init(jax.random.key(0), samples.take(np.arange(1))[0])
     sampler = MinibatchSampler(np.array_split(np.arange(30), clients), 4, [1] * clients)
-    federation = simulation.start(work, params, samples, sampler.weights, 1, mapping, seed=seed)
+    federation = simulation.start(
+        work, params, samples, sampler.weights.shape, 1, mapping, seed=seed
+    )
     state, seen = federation.state, []
     for _ in range(rounds):
-        state, _ = federation.run(state, sampler.draw(1, 1).indices)
+        state, _ = federation.run(state, sampler.draw(1, 1))
         seen.append(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state.params)]))
     return np.asarray(seen)
 

@@ -177,8 +177,10 @@ def federation(algorithm, clients=3, batch=4, rounds=3, **work):
     # One client holds fewer samples than a batch.
     parts = [np.arange(0, 10), np.arange(10, 12), np.arange(12, 30)]
     sampler = MinibatchSampler(parts, batch, range(clients))
-    start = simulation.start(todo, params, samples, sampler.weights, 1, keep_clients=True, seed=5)
-    state, _ = start.run(start.state, sampler.draw(rounds, 1).indices)
+    start = simulation.start(
+        todo, params, samples, sampler.weights.shape, 1, keep_clients=True, seed=5
+    )
+    state, _ = start.run(start.state, sampler.draw(rounds, 1))
     return todo, state, samples, sampler
 
 

@@ -35,7 +35,7 @@ def make(algorithm="fedavg", mapping=None, **rates):
     work = Work(algorithms.ALGORITHMS[algorithm](**rates), losses, hardening.pgd(losses, 1e-3))
     params = model.init(jax.random.key(0), samples.take(np.arange(1))[0])
     sampler = MinibatchSampler(np.array_split(np.arange(40), CLIENTS), BATCH, [500] * CLIENTS)
-    return simulation.start(work, params, samples, sampler.weights, 1, mapping), sampler
+    return simulation.start(work, params, samples, sampler.weights.shape, 1, mapping), sampler
 
 
 def weight_sum(params):
@@ -43,37 +43,53 @@ def weight_sum(params):
     return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(params)))
 
 
+SCORES = {"sum": weight_sum}
+
+
 def bits(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
 def test_evaluates_every_few_rounds_and_after_the_last_one():
-    outcome = run.train(*make(), weight_sum, PLAN)
+    outcome = run.train(*make(), SCORES, PLAN)
     assert [evaluation.round for evaluation in outcome.history] == [4, 8, 9]
-    assert outcome.history[-1].accuracy == weight_sum(outcome.state.params)
+    assert outcome.history[-1].scores == {"sum": weight_sum(outcome.state.params)}
     assert not outcome.diverged
-    assert outcome.reached is None
+    assert outcome.stopped is None
 
 
 @pytest.mark.parametrize("mapping", simulation.MAPPINGS)
 def test_loss_in_the_history_is_that_of_its_round(mapping):
     federation, sampler = make(mapping=mapping)
-    _, losses = federation.run(federation.state, sampler.draw(9, 1).indices)
-    outcome = run.train(*make(mapping=mapping), weight_sum, PLAN)
+    _, losses = federation.run(federation.state, sampler.draw(9, 1))
+    outcome = run.train(*make(mapping=mapping), SCORES, PLAN)
     seen = [evaluation.loss for evaluation in outcome.history]
     np.testing.assert_allclose(seen, np.asarray(losses)[[3, 7, 8]], rtol=1e-6)
 
 
-def test_stops_once_the_target_is_reached():
+def at_least_70(evaluation):
+    return evaluation.scores["accuracy"] >= 0.7
+
+
+def test_stops_where_an_evaluation_says_so():
     accuracies = iter([0.2, 0.5, 0.7, 0.6])
-    plan = PLAN._replace(rounds=40, target=0.7)
-    outcome = run.train(*make(), lambda _: next(accuracies), plan)
-    assert outcome.reached == 12
-    assert outcome.history[-1] == (12, 0.7, outcome.history[-1].loss)
+    scores = {"accuracy": lambda _: next(accuracies)}
+    outcome = run.train(*make(), scores, PLAN._replace(rounds=40), at_least_70)
+    assert outcome.stopped == 12
+    assert outcome.history[-1] == (12, outcome.history[-1].loss, {"accuracy": 0.7})
+
+
+def test_run_that_was_stopped_but_not_recorded_does_not_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
+    asked = PLAN._replace(rounds=40), at_least_70, tmp_path / "run.npz"
+    first = run.train(*make(), {"accuracy": lambda _: 0.8}, *asked)
+    again = run.train(*make(), {"accuracy": lambda _: 0.8}, *asked)
+    assert first.stopped == again.stopped == 4
+    assert bits(again.state.params) == bits(first.state.params)
 
 
 def test_stops_when_the_loss_is_no_number():
-    outcome = run.train(*make(client_rate=1e38), weight_sum, PLAN._replace(rounds=1000))
+    outcome = run.train(*make(client_rate=1e38), SCORES, PLAN._replace(rounds=1000))
     assert outcome.diverged
     assert all(np.isfinite(evaluation.loss) for evaluation in outcome.history)
 
@@ -81,7 +97,7 @@ def test_stops_when_the_loss_is_no_number():
 def test_parameters_that_overflow_in_the_last_round_count_as_diverged():
     # The loss of the only round is still finite: it comes from the parameters before it.
     federation, sampler = make(client_rate=3e38, server_rate=3e38)
-    outcome = run.train(federation, sampler, weight_sum, PLAN._replace(rounds=1))
+    outcome = run.train(federation, sampler, SCORES, PLAN._replace(rounds=1))
     assert outcome.diverged
     assert outcome.history == []
 
@@ -90,7 +106,7 @@ def test_parameters_that_overflow_in_the_last_round_count_as_diverged():
 def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
     monkeypatch.setattr(simulation, "SCANNED", 2)
-    whole = run.train(*make(algorithm, mapping), weight_sum, PLAN)
+    whole = run.train(*make(algorithm, mapping), SCORES, PLAN)
 
     saved = tmp_path / "kept" / "run.npz"
     evaluations = 0
@@ -103,9 +119,9 @@ def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, tmp_path, monke
         return weight_sum(params)
 
     with pytest.raises(Killed):
-        run.train(*make(algorithm, mapping), accuracy, PLAN, saved)
+        run.train(*make(algorithm, mapping), {"sum": accuracy}, PLAN, saved=saved)
     # Before the evaluation after round 8, so some rounds were saved and some must be run again.
-    resumed = run.train(*make(algorithm, mapping), accuracy, PLAN, saved)
+    resumed = run.train(*make(algorithm, mapping), {"sum": accuracy}, PLAN, saved=saved)
     assert evaluations == 4  # the one after round 4 is not made again
     assert bits(resumed.state.params) == bits(whole.state.params)
     assert resumed.history == whole.history
@@ -114,18 +130,18 @@ def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, tmp_path, monke
 def test_finished_run_that_was_not_recorded_is_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
     saved = tmp_path / "run.npz"
-    first = run.train(*make(), weight_sum, PLAN, saved)
-    again = run.train(*make(), weight_sum, PLAN, saved)
+    first = run.train(*make(), SCORES, PLAN, saved=saved)
+    again = run.train(*make(), SCORES, PLAN, saved=saved)
     assert bits(again.state.params) == bits(first.state.params)
     assert again.history == first.history
 
 
 def test_broken_checkpoint_is_reported_and_the_run_starts_anew(tmp_path):
-    whole = run.train(*make(), weight_sum, PLAN)
+    whole = run.train(*make(), SCORES, PLAN)
     saved = tmp_path / "run.npz"
     saved.write_bytes(b"PK\x03\x04 cut off")
     with pytest.warns(UserWarning, match="starting from the first round"):
-        outcome = run.train(*make(), weight_sum, PLAN, saved)
+        outcome = run.train(*make(), SCORES, PLAN, saved=saved)
     assert bits(outcome.state.params) == bits(whole.state.params)
 
 
@@ -133,7 +149,7 @@ def test_run_goes_on_where_no_checkpoint_can_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="no checkpoint"):
-        outcome = run.train(*make(), weight_sum, PLAN, tmp_path / "file" / "run.npz")
+        outcome = run.train(*make(), SCORES, PLAN, saved=tmp_path / "file" / "run.npz")
     assert outcome.history[-1].round == 9
 
 

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from fl import hardening, models, rounds, simulation, training
 from fl.algorithms import ALGORITHMS
 from fl.rounds import State, Work
-from fl.sampling import MinibatchSampler
+from fl.sampling import MinibatchSampler, Schedule
 from fl.training import Samples
 
 ROUNDS = 20
@@ -118,7 +118,7 @@ def start(
         work(case.model, algorithm, local_steps)._replace(**(hooks or {})),
         case.params() if params is None else params,
         case.samples(),
-        sampler.weights,
+        sampler.weights.shape,
         local_steps,
         mapping,
         keep_clients,
@@ -131,7 +131,7 @@ def engine(*arguments, calls=(ROUNDS,), **options):
     state, run, sampler = start(*arguments, **options)
     losses = []
     for count in calls:
-        state, some = run(state, sampler.draw(count, arguments[2]).indices)
+        state, some = run(state, sampler.draw(count, arguments[2]))
         losses.append(some)
     return outcome(state, np.concatenate(losses))
 
@@ -228,9 +228,9 @@ class TestAgreesWithTheReference:
         state, _, sampler = start(case, algorithm, 1, LOOP)
         state = state._replace(clients=way.init_clients(state.params, len(RAGGED)))
         losses, samples = [], case.samples()
-        indices, weights = sampler.draw(ROUNDS, 1)
+        indices, weights, _ = sampler.draw(ROUNDS, 1)
         for minibatches in indices:
-            state, loss = way.one_round(state, samples, minibatches, jnp.asarray(weights))
+            state, loss = way.one_round(state, samples, minibatches, weights, None)
             losses.append(loss)
         assert_close(outcome(state, np.array(losses)), expected(case, algorithm, 1))
 
@@ -314,9 +314,10 @@ class TestRuns:
     def test_filling_does_not_count(self, local_steps, mapping):
         def run(filling):
             state, run, sampler = start(Case("softmax"), self.algorithm, local_steps, mapping)
-            indices, weights = sampler.draw(7, local_steps)
-            empty = np.broadcast_to(weights[:, None] == 0, indices.shape)
-            return outcome(*run(state, np.where(empty, filling, indices).astype(np.int32)))
+            drawn = sampler.draw(7, local_steps)
+            empty = np.broadcast_to(drawn.weights[:, None] == 0, drawn.indices.shape)
+            filled = np.where(empty, filling, drawn.indices).astype(np.int32)
+            return outcome(*run(state, drawn._replace(indices=filled)))
 
         assert_same_bits(run(0), run(20))
 
@@ -351,8 +352,9 @@ def test_an_unknown_mapping_is_refused(mapping):
 @pytest.mark.parametrize("shape", [(0, 5, 1, 4), (2, 5, 3, 4), (2, 4, 1, 4)])
 def test_minibatches_for_another_federation_are_refused(shape):
     state, run, _ = start(Case("softmax"), "fedavg", 1)
+    schedule = Schedule(np.zeros(shape, np.int32), np.ones((shape[1], BATCH), np.float32))
     with pytest.raises(ValueError, match="5 clients and 1 local steps"):
-        run(state, np.zeros(shape, np.int32))
+        run(state, schedule)
 
 
 def test_a_mapping_is_chosen_where_none_is_given(small_groups):

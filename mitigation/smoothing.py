@@ -1,0 +1,100 @@
+"""Smoothed models: many noisy copies of a model vote on what a sample shows.
+
+The vote is what CRFL's certificate counts (Xie et al. 2021, arXiv:2106.08283, algorithm 2), see
+`certificate`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fl import defences, simulation
+from fl.models import CLASSES
+from fl.progress import progress_bar
+
+# Models in one compiled function, and images that pass through them together: enough to keep
+# devices busy, few enough to stay in the caches of a CPU (`python bench.py`).
+GROUP, CHUNK = 10, 500
+
+
+def clipped(params, norm: float):
+    """Parameters scaled down to an L2 norm over all entries, where theirs is larger."""
+    return optax.projections.projection_l2_ball(params, norm)
+
+
+def smoothed(params, sigma: float, key: jax.Array):
+    """A noisy copy of some parameters.
+
+    Args:
+        params: a pytree.
+        sigma: standard deviation of the noise on every entry, at least 0.
+        key: another one gives other noise.
+    """
+    noise = defences.add_noise(sigma)
+    return noise.update(params, noise.init(params), key=key)[0]
+
+
+def vote(
+    logits: Callable,
+    params,
+    images: jax.Array,
+    sigma: float,
+    models: int,
+    key: jax.Array,
+    frozen: bool = False,
+    label: str = "",
+) -> np.ndarray:
+    """Let smoothed models vote, with a progress bar.
+
+    Args:
+        logits: (params, images) -> [batch, class].
+        params: of the model that is smoothed.
+        images: [sample, height, width, channels] in [0, 1].
+        sigma: standard deviation of the noise, at least 0.
+        models: M, at least 1.
+        key: each of the models draws its noise from a key of its own, folded into this one.
+        frozen: give all models the same noise, as the published code does.
+        label: shown beside the progress bar.
+
+    Returns:
+        int [sample, class]: how many of the models predict the class.
+    """
+    # One by one on CPU, side by side on GPU, as clients are.
+    over_models = _one_by_one if simulation.default_mapping().clients == "unrolled" else jax.vmap
+
+    @jax.jit
+    def make(params, numbers):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, 0 * numbers if frozen else numbers)
+        return jax.vmap(smoothed, (None, None, 0))(params, sigma, keys)
+
+    @jax.jit
+    def count(made, counts_as, images, counts):
+        chosen = over_models(lambda params: logits(params, images).argmax(-1))(made)
+        votes = jax.nn.one_hot(chosen, CLASSES, dtype=counts.dtype)
+        return counts + jnp.tensordot(counts_as, votes, 1)
+
+    chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+    counts = [jnp.zeros((len(chunk), CLASSES), jnp.int32) for chunk in chunks]
+    with progress_bar(models, label, "model") as bar:
+        for start in range(0, models, GROUP):
+            numbers = start + np.arange(GROUP)
+            made, counts_as = make(params, numbers), (numbers < models).astype(np.int32)
+            counts = [count(made, counts_as, *each) for each in zip(chunks, counts, strict=True)]
+            # Or else all of them would be on their way at once, with their models in memory.
+            jax.block_until_ready(counts)
+            bar.update(min(GROUP, models - start))
+    return np.concatenate(jax.device_get(counts))
+
+
+def _one_by_one(function):
+    """As `jax.vmap`, without a loop or an axis in the compiled code."""
+
+    def mapped(stacked):
+        count = len(jax.tree.leaves(stacked)[0])
+        each = [jax.tree.map(lambda leaf, at=at: leaf[at], stacked) for at in range(count)]
+        return jnp.stack([function(one) for one in each])
+
+    return mapped

@@ -1,0 +1,155 @@
+"""The rounds from an attack on: attacked, recovering, and the rest."""
+
+import copy
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import backdoor
+import jax
+import jax.numpy as jnp
+import numpy as np
+from federation import Clean, describe
+from settings import Options
+
+from fl import run, sampling
+from fl.experiment import checkpoint_path
+from fl.rounds import State
+
+# Attack success at which a model counts as recovered.
+RECOVERED = 0.01
+
+
+class Attacked(NamedTuple):
+    """What came of an attack.
+
+    Attributes:
+        state: of the federation after the last round.
+        history: evaluations, those before the attack too; every round until recovery after a
+            one-shot attack.
+        diverged: whether the run did.
+        wall_s: seconds from the attack on.
+        checkpoints: to be removed once the results are safe.
+    """
+
+    state: State
+    history: list[run.Evaluation]
+    diverged: bool
+    wall_s: float
+    checkpoints: list[Path]
+
+
+def attack(options: Options, cell: dict, clean: Clean) -> Attacked:
+    """Attack a federation, and run its remaining rounds.
+
+    Args:
+        options: the command line.
+        cell: one of `settings.grid`, with the same rounds before the attack as that of `clean`.
+        clean: not given up, so that it can be attacked in another way too.
+    """
+    stages = _Stages(options, cell, clean)
+    left = cell["rounds"] - cell["start_round"]
+    if cell["attack"] == "none":
+        stages.go(backdoor.honest, left)
+        return stages.outcome()
+    poisoned = partial(
+        getattr(backdoor, cell["attack"]),
+        poison=_poison(cell, clean.dataset),
+        rng=np.random.default_rng(sampling.run_seed(cell["seed"])),
+    )
+    stages.go(poisoned, 1)
+    if cell["attack"] == "continuous":
+        stages.go(poisoned, left - 1)
+        return stages.outcome()
+    if not stages.over(_recovered):
+        stages.go(backdoor.honest, left - 1, every=1, stop=_recovered)
+    stages.go(backdoor.honest, left - stages.done)
+    return stages.outcome()
+
+
+def first_asr(cell: dict, history: list[run.Evaluation]) -> float | None:
+    """Attack success right after the first attacked round; None without an attack."""
+    if cell["attack"] == "none":
+        return None
+    after = (each.scores["asr"] for each in history if each.round == cell["start_round"] + 1)
+    return next(after, None)
+
+
+def recovery_rounds(cell: dict, history: list[run.Evaluation]) -> int | None:
+    """Rounds after a one-shot attack in which attack success stays above `RECOVERED`.
+
+    Returns:
+        Their number: all rounds that were left if it never falls; 0 for a continuous attack, from
+        which there is no recovering while it lasts; None without an attack.
+    """
+    if cell["attack"] == "none":
+        return None
+    if cell["attack"] == "continuous":
+        return 0
+    attacked = cell["start_round"] + 1
+    after = (each.round for each in history if each.round >= attacked and _recovered(each))
+    return next(after, cell["rounds"]) - attacked
+
+
+def _recovered(evaluation):
+    return evaluation.scores["asr"] <= RECOVERED
+
+
+def _poison(cell, dataset):
+    clients, adversaries = cell["clients"], cell["adversaries"]
+    sources = np.flatnonzero(dataset.train_labels == backdoor.SOURCE)
+    clean, backdoored = 0, cell["batch_size"]
+    if cell["attack"] == "continuous":
+        clean, backdoored = backdoor.sizes(cell["dataset"], cell["batch_size"])
+    return backdoor.Poison(
+        adversaries=np.arange(clients - adversaries, clients),
+        clean=clean,
+        backdoored=min(backdoored, len(sources)),
+        sources=sources,
+        samples=len(dataset.train_labels),
+    )
+
+
+class _Stages:
+    """Rounds one stage after the other; each stage keeps checkpoints of its own."""
+
+    def __init__(self, options, cell, clean):
+        self._options, self._cell, self._clean = options, cell, clean
+        self._sampler = copy.deepcopy(clean.sampler)
+        self._state = jax.tree.map(jnp.copy, clean.outcome.state)
+        self._history = list(clean.outcome.history)
+        self._diverged = clean.outcome.diverged
+        self._checkpoints = []
+        self._wall_s = 0.0
+        self.done = 0
+
+    def over(self, stop):
+        """Whether the last evaluation fulfils a condition, or the run has diverged."""
+        return self._diverged or stop(self._history[-1])
+
+    def go(self, attack, rounds, every=None, stop=lambda evaluation: False):
+        """Run some rounds under an attack, evaluating every few and after the last."""
+        if rounds < 1 or self._diverged:
+            return
+        options, cell = self._options, self._cell
+        plan = run.Plan(rounds, cell["local_steps"], every or options.evaluate_every)
+        saved = checkpoint_path(options.results, cell, plan, self.done)
+        outcome = run.train(
+            self._clean.federation._replace(state=self._state),
+            backdoor.Attacked(self._sampler, attack),
+            self._clean.scores,
+            plan,
+            stop,
+            saved,
+            describe(cell),
+        )
+        before = cell["start_round"] + self.done
+        self._history += [each._replace(round=before + each.round) for each in outcome.history]
+        self._state, self._diverged = outcome.state, outcome.diverged
+        self._wall_s += outcome.wall_s
+        self._checkpoints.append(saved)
+        self.done += outcome.stopped or rounds
+
+    def outcome(self):
+        """Sum up."""
+        return Attacked(self._state, self._history, self._diverged, self._wall_s, self._checkpoints)

@@ -1,0 +1,206 @@
+"""Clients that depart from the protocol, and servers that put something in place of the mean."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+from test_simulation import BATCH, Case, assert_same_bits, each_mapping, start, work
+
+from fl import defences, simulation
+from fl.hardening import none
+from fl.rounds import Aggregator
+from fl.sampling import Conduct
+
+# A multiple of two, so that the last one is in a group of its own when groups hold two.
+CASE = Case("softmax", held=(9, 2, 4, 7, 5))
+CLIENTS, ADVERSARY = 5, 2
+
+pytestmark = pytest.mark.usefixtures("double_precision", "small_groups")
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    monkeypatch.setattr(simulation, "GROUP", 2)
+
+
+def adversary(**conduct):
+    """One client's conduct, all others honest."""
+    departs = Conduct.honest(CLIENTS)
+    for name, value in conduct.items():
+        getattr(departs, name)[ADVERSARY] = value
+    return departs
+
+
+def rounds(mapping, *conducts, algorithm="fedavg", local_steps=1, hooks=None, seed=0):
+    """Run a round for each conduct -> the states after each, those of clients stacked."""
+    state, run, sampler = start(
+        CASE, algorithm, local_steps, mapping, keep_clients=True, hooks=hooks, seed=seed
+    )
+    states = []
+    for conduct in conducts:
+        schedule = sampler.draw(1, local_steps)._replace(conduct=conduct)
+        state, _ = run(state, schedule)
+        # Copies, since the next round gives these buffers up.
+        states.append(
+            jax.tree.map(np.array, state._replace(clients=simulation.client_states(state)))
+        )
+    return states
+
+
+def vector(params):
+    return np.asarray(ravel_pytree(params)[0])
+
+
+@cache
+def updates(hardened=True):
+    """Every FedAvg client's update in the first round, computed one by one."""
+    _, _, sampler = start(CASE, "fedavg", 1)
+    drawn, samples = sampler.draw(1, 1), CASE.samples()
+    todo = work(CASE.model, "fedavg", 1)
+    todo = todo if hardened else todo._replace(harden=none())
+    found = []
+    for indices, weights in zip(drawn.indices[0, :, 0], drawn.weights, strict=True):
+        local, _, _ = todo.local_step(
+            CASE.params(), optax.sgd(0.1).init(CASE.params()), *samples.take(indices), weights, None
+        )
+        found.append(vector(CASE.params()) - vector(local))
+    return np.stack(found)
+
+
+@each_mapping
+@pytest.mark.parametrize("local_steps", [1, 3])
+def test_honest_conduct_changes_nothing(local_steps, mapping):
+    def run(conduct):
+        conducts = [conduct] * 3
+        return rounds(mapping, *conducts, algorithm="secadam", local_steps=local_steps)[-1]
+
+    without, honest = run(None), run(Conduct.honest(CLIENTS))
+    # Under vmap, code that takes a conduct may round differently in the last place.
+    same = np.array_equal if mapping.clients == "unrolled" else partial(np.allclose, rtol=1e-12)
+    assert all(map(same, *map(jax.tree.leaves, (without, honest))))
+
+
+@each_mapping
+def test_what_one_client_does_is_data_to_all_others(mapping):
+    """The others' states after a poisoned round are the same bits as after an honest one."""
+    honest, poisoned = (
+        rounds(mapping, conduct, algorithm="secadam")[0].clients
+        for conduct in (Conduct.honest(CLIENTS), adversary(scale=CLIENTS, hardens=False))
+    )
+    others = np.arange(CLIENTS) != ADVERSARY
+    for leaf, another in zip(*map(jax.tree.leaves, (honest, poisoned)), strict=True):
+        assert np.array_equal(leaf[others], another[others])
+
+
+@each_mapping
+def test_model_replacement_puts_the_adversarys_model_in_the_average(mapping):
+    sent = updates()
+    (state,) = rounds(mapping, adversary(scale=CLIENTS))
+    others = np.delete(sent, ADVERSARY, axis=0).sum(0) / CLIENTS
+    adversarys_model = vector(CASE.params()) - sent[ADVERSARY]
+    np.testing.assert_allclose(vector(state.params), adversarys_model - others, rtol=1e-6)
+
+
+@each_mapping
+def test_a_client_that_does_not_harden_trains_on_its_images_as_they_are(mapping):
+    sent = updates().copy()
+    assert np.abs(sent - updates(hardened=False)).max() > 1e-3
+    sent[ADVERSARY] = updates(hardened=False)[ADVERSARY]
+    (state,) = rounds(mapping, adversary(hardens=False))
+    np.testing.assert_allclose(
+        vector(state.params), vector(CASE.params()) - sent.mean(0), rtol=1e-6
+    )
+
+
+@each_mapping
+@pytest.mark.parametrize("local_steps", [1, 3])
+def test_a_client_that_forgets_has_its_state_set_back(local_steps, mapping):
+    honest, forgets = Conduct.honest(CLIENTS), adversary(forgets=True)
+    options = {"algorithm": "secadam", "local_steps": local_steps}
+    before, after, later = rounds(mapping, honest, forgets, honest, **options)
+    _, usual, _ = rounds(mapping, honest, honest, honest, **options)
+
+    def of(state, client):
+        return jax.tree.map(lambda leaf: leaf[client], state.clients)
+
+    for client in range(CLIENTS):
+        same = before if client == ADVERSARY else usual
+        assert_same_bits(of(after, client), of(same, client))
+    # What it sent did count, and it goes on from there.
+    assert_same_bits(after.params, usual.params)
+    steps = [of(later, client)[0].count for client in (0, ADVERSARY)]
+    assert steps == [3 * local_steps, 2 * local_steps]
+
+
+def test_conduct_without_states_of_ones_own_is_refused():
+    state, run, sampler = start(CASE, "secadam", 1)
+    with pytest.raises(ValueError, match="keep_clients"):
+        run(state, sampler.draw(1, 1)._replace(conduct=Conduct.honest(CLIENTS)))
+
+
+def last_of_all():
+    """An aggregator that takes the last client's message, and remembers all messages' sums."""
+
+    def init(message, clients):
+        return jax.tree.map(lambda leaf: jnp.zeros((clients, *leaf.shape)), message)
+
+    def aggregate(messages, memory):
+        memory = jax.tree.map(jnp.add, memory, messages)
+        return jax.tree.map(lambda leaf: leaf[-1], messages), memory
+
+    return Aggregator(init, aggregate)
+
+
+@each_mapping
+def test_an_aggregator_gets_every_clients_message_in_order(mapping):
+    (state,) = rounds(mapping, None, hooks={"aggregator": last_of_all()})
+    received = np.asarray(jax.vmap(lambda message: ravel_pytree(message)[0])(state.memory))
+    np.testing.assert_allclose(received, updates(), rtol=1e-6, atol=1e-12)
+    expected = vector(CASE.params()) - updates()[-1]
+    np.testing.assert_allclose(vector(state.params), expected, rtol=1e-6)
+
+
+@each_mapping
+def test_an_aggregator_remembers_from_round_to_round(mapping):
+    first, second = rounds(mapping, None, None, hooks={"aggregator": last_of_all()})
+    more = vector(second.memory) - vector(first.memory)
+    alone = vector(rounds(mapping, None, hooks={"aggregator": last_of_all()})[0].memory)
+    assert_same_bits(
+        first.memory, rounds(mapping, None, hooks={"aggregator": last_of_all()})[0].memory
+    )
+    assert np.abs(more - alone).max() > 1e-6  # another round's messages
+
+
+def guard(step, key):
+    return defences.privatiser(1e-3, 1e-4)(step, key)
+
+
+@each_mapping
+def test_a_guard_sees_the_servers_step_and_draws_anew_every_round(mapping):
+    first, second = rounds(mapping, None, None, hooks={"guard": guard})
+    steps = np.diff([vector(CASE.params()), vector(first.params), vector(second.params)], axis=0)
+    full = updates().mean(0)
+    clipped = -full * 1e-3 / np.linalg.norm(full)
+    noise = steps[0] - clipped
+    assert 0.5e-4 < noise.std() < 2e-4
+    # Were the noise the same each round, this would be a difference of two clipped steps alone.
+    assert np.linalg.norm(steps[1] - noise) > 1.05e-3
+    again = rounds(mapping, None, hooks={"guard": guard}, seed=1)[0]
+    assert np.abs(vector(again.params) - vector(first.params)).max() > 1e-5
+
+
+def test_a_guards_noise_does_not_depend_on_the_mapping():
+    ends = [
+        vector(rounds(mapping, None, None, hooks={"guard": guard})[-1].params)
+        for mapping in simulation.MAPPINGS
+    ]
+    np.testing.assert_allclose(ends[1:], [ends[0]] * 2, rtol=1e-9)
+
+
+def test_batches_are_as_large_as_the_tests_say():
+    assert BATCH == 4
+    assert max(CASE.held) > BATCH > min(CASE.held)
