@@ -38,14 +38,16 @@ results=results.csv
 if $quick; then
     mkdir -p quick
     results=quick/results.csv
-    rm -f quick/results.csv quick/results.history.csv
+    rm -f quick/results.csv quick/results.*.csv
 fi
 if $fresh && [ -e "$results" ]; then
     aside=${results%.csv}.$(date -u +%Y%m%dT%H%M%SZ)
     mv "$results" "$aside.csv"
-    if [ -e "${results%.csv}.history.csv" ]; then
-        mv "${results%.csv}.history.csv" "$aside.history.csv"
-    fi
+    for kind in history curves; do # what belongs to it
+        if [ -e "${results%.csv}.$kind.csv" ]; then
+            mv "${results%.csv}.$kind.csv" "$aside.$kind.csv"
+        fi
+    done
     echo "set aside: $aside.csv"
 fi
 

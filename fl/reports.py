@@ -31,6 +31,17 @@ class Table(NamedTuple):
     best: pd.DataFrame | None = None  # mask of the cells with the best means
 
 
+class Metric(NamedTuple):
+    """A column of a results file and of tables."""
+
+    column: str
+    span: str  # header over the columns of several metrics
+    name: str
+    scale: float = 1
+    decimals: int = 3
+    always: bool = False  # whether a table has it even where no run has a value
+
+
 def command_line(description: str, folder: Path, example: str) -> argparse.ArgumentParser:
     """Options that plots and tables share.
 
@@ -130,6 +141,48 @@ def with_published(
     published = paper.merge(known).assign(source=PUBLISHED, runs=0, diverged=0, missing=0)
     both = [stats, published[stats.columns]]
     return pd.concat([part for part in both if len(part)], ignore_index=True)
+
+
+def metric_cells(
+    view: pd.DataFrame,
+    rows: Sequence[str],
+    metrics: Iterable[Metric],
+    paper: pd.DataFrame | None,
+    keys: Sequence[str],
+    missing: str = "none",
+) -> tuple[pd.DataFrame, dict[Metric, pd.DataFrame]]:
+    """Lay out a column for each metric.
+
+    Args:
+        view: the runs.
+        rows: columns of names: group and row.
+        metrics: those without any value are left out, unless they are `always` there.
+        paper: published figures, with the columns metric, mean and std, or None.
+        keys: as for `with_published`.
+        missing: word for a cell whose runs have no value.
+
+    Returns:
+        The cells as text, and the statistics behind them by metric.
+    """
+    shown = {}
+    for metric in metrics:
+        stats = summary.mean_and_std(view, rows, metric.column)
+        published = None if paper is None else paper[paper["metric"] == metric.column]
+        stats = with_published(stats, published, view, keys)
+        if stats["mean"].notna().any() or metric.always:
+            shown[metric] = stats
+    parts = []
+    for metric, stats in shown.items():
+        labels, order = labelled(stats, rows, [], lambda _, key: key)
+        labels = labels.assign(span=metric.span, metric=metric.name)
+        parts.append(
+            tables.text_table(
+                labels, rows, ["span", "metric"], metric.scale, metric.decimals, missing, order
+            )
+        )
+    index = max((part.index for part in parts), key=len)
+    cells = pd.concat([part.reindex(index) for part in parts], axis=1).fillna(tables.DASH)
+    return cells, shown
 
 
 def labelled(

@@ -48,6 +48,7 @@ _LATEX = {
     "|": r"\textbar{}",
     "\N{GREEK SMALL LETTER ALPHA}": r"$\alpha$",
     "\N{GREEK SMALL LETTER SIGMA}": r"$\sigma$",
+    "\N{GREEK SMALL LETTER EPSILON}": r"$\varepsilon$",
     DASH: "--",
     "†": r"\textsuperscript{$\dagger$}",
     "‡": r"\textsuperscript{$\ddagger$}",

@@ -9,13 +9,12 @@ attack. Runs that differ in more than their seed are never averaged.
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 from schema import RUN
 
 from fl import reports, summary, tables
-from fl.reports import Table, count
+from fl.reports import Metric, Table, count
 
 # The same for all runs in a table of one attack, and in one of all attacks.
 COMMON = ["rounds", "batch_size", "alpha", "partition", "variant", "overrides"]
@@ -34,20 +33,10 @@ ATTACKS = {
 UPDATE, AGGREGATE = "Each client's update", "Aggregate"
 
 
-class Metric(NamedTuple):
-    """A column of results.csv and of tables."""
-
-    column: str
-    span: str  # header over the columns of several metrics
-    name: str
-    scale: float = 1
-    decimals: int = 3
-
-
 # As many as fit on a page.
 METRICS = (
-    Metric("final_accuracy", "Model", "Accuracy (%)", 100, 1),
-    Metric("psnr", UPDATE, "PSNR (dB)", decimals=2),
+    Metric("final_accuracy", "Model", "Accuracy (%)", 100, 1, always=True),
+    Metric("psnr", UPDATE, "PSNR (dB)", decimals=2, always=True),
     Metric("ssim", UPDATE, "SSIM"),
     Metric("cosine", UPDATE, "Cosine"),
     Metric("classifier_distance", UPDATE, "Classifier"),
@@ -196,31 +185,8 @@ def _cells(view, rows, metrics, paper):
         metrics: of `METRICS`.
         paper: published figures, or None.
     """
-    found = {metric: _statistics(view, rows, metric, paper) for metric in metrics}
-    shown = {
-        metric: stats
-        for metric, stats in found.items()
-        if stats["mean"].notna().any() or metric.column in ("final_accuracy", "psnr")
-    }
-    parts = []
-    for metric, stats in shown.items():
-        labels, order = reports.labelled(stats, rows, [], lambda _, key: key)
-        labels = labels.assign(span=metric.span, metric=metric.name)
-        parts.append(
-            tables.text_table(
-                labels, rows, ["span", "metric"], metric.scale, metric.decimals, "none", order
-            )
-        )
-    index = max((part.index for part in parts), key=len)
-    cells = pd.concat([part.reindex(index) for part in parts], axis=1).fillna(tables.DASH)
+    cells, shown = reports.metric_cells(view, rows, metrics, paper, PAPER)
     return cells, list(_notes(shown))
-
-
-def _statistics(view, rows, metric, paper):
-    stats = summary.mean_and_std(view, rows, metric.column)
-    if paper is not None:
-        paper = paper[paper["metric"] == metric.column]
-    return reports.with_published(stats, paper, view, PAPER)
 
 
 def _notes(shown):

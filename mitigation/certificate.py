@@ -144,8 +144,8 @@ def lipschitz(clipped_norm: float) -> float:
     return float(np.sqrt(2 + 2 * clipped_norm + clipped_norm**2))
 
 
-def certified(votes: Votes, labels: np.ndarray, radii: np.ndarray, delta: float) -> float:
-    """Share of samples that are voted right, with a radius of at least delta.
+def certified(votes: Votes, labels: np.ndarray, radii: np.ndarray, delta: float) -> np.ndarray:
+    """Which samples are voted right, with a radius of at least delta.
 
     Args:
         votes: see `count`.
@@ -155,7 +155,6 @@ def certified(votes: Votes, labels: np.ndarray, radii: np.ndarray, delta: float)
         delta: at least 0.
 
     Returns:
-        The share of all samples, in [0, 1]; samples on which the vote abstains do not count.
+        bool [sample]; False where the vote abstains.
     """
-    right = (votes.winner == labels) & ~votes.abstains
-    return float((right & (radii >= delta)).mean())
+    return (votes.winner == labels) & ~votes.abstains & (radii >= delta)

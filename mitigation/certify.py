@@ -17,6 +17,20 @@ from fl.datasets import Dataset
 POINTS = 60
 
 
+class Ballot(NamedTuple):
+    """The votes on test samples, and behind them those on triggered images of the source.
+
+    Attributes:
+        counts: int [sample, class].
+        labels: int [sample]; the target's for triggered images.
+        clean: how many of the samples are clean.
+    """
+
+    counts: np.ndarray
+    labels: np.ndarray
+    clean: int
+
+
 class Certified(NamedTuple):
     """What a certificate says of a run.
 
@@ -29,62 +43,66 @@ class Certified(NamedTuple):
     curve: list[tuple[float, float, float]]
 
 
-def certify(options: Options, cell: dict, params, dataset: Dataset) -> Certified:
-    """Certify every test sample, and attack success on every triggered image of the source.
+def vote(options: Options, cell: dict, params, dataset: Dataset) -> Ballot:
+    """Let smoothed models vote on every test sample, and every triggered image of the source.
 
     Args:
         options: the command line.
-        cell: one of `settings.grid`, with an attack.
+        cell: one of `settings.grid`.
         params: after the last round.
-        dataset: its test part is certified.
+        dataset: its test part is voted on.
     """
     samples = backdoor.with_triggers(training.test_samples(dataset))
-    clean = np.arange(len(dataset.test_labels))
-    if options.as_published:
-        last = (len(clean) - 1) // cell["batch_size"] * cell["batch_size"]
-        clean = clean[:last]
-    indices = np.concatenate([clean, backdoor.test_indices(dataset.test_labels)])
-    images, labels = samples.take(indices)
-    sigma = options.sigma or certificate.SIGMA
+    clean = len(dataset.test_labels)
+    if options.as_published:  # the last minibatch is never evaluated
+        clean = (clean - 1) // cell["batch_size"] * cell["batch_size"]
+    triggered = backdoor.test_indices(dataset.test_labels)
+    images, labels = samples.take(np.concatenate([np.arange(clean), triggered]))
     counts = smoothing.vote(
         models.MODELS[cell["model"]]().apply,
+        # The published code clips each entry to these hundreds, which leaves all as they are.
         params if options.as_published else smoothing.clipped(params, _norms(cell)[-1]),
         images,
-        sigma,
+        options.sigma or certificate.SIGMA,
         options.smoothed_models or certificate.MODELS,
         jax.random.key(sampling.run_seed(cell["seed"])),
         frozen=options.as_published,
         label=f"{describe(cell)}, certificate",
     )
+    return Ballot(counts, np.asarray(labels), clean)
+
+
+def certify(options: Options, cell: dict, ballot: Ballot) -> Certified:
+    """Turn votes into certified accuracy and attack success.
+
+    Args:
+        options: the command line.
+        cell: one of `settings.grid`, with an attack.
+        ballot: from `vote`.
+    """
     bound = options.bound or certificate.BOUNDS[0]
-    votes = certificate.count(counts, options.error or certificate.ERROR, bound)
+    votes = certificate.count(ballot.counts, options.error or certificate.ERROR, bound)
+    if options.as_published:
+        votes = votes._replace(abstains=np.zeros_like(votes.abstains))
+    sigma = options.sigma or certificate.SIGMA
     radii = certificate.radius(votes, sigma, *_attack(options, cell, sigma))
-    # The triggered images behind the others.
-    parts = slice(None, len(clean)), slice(len(clean), None)
+    clean = np.arange(len(ballot.labels)) < ballot.clean
 
     def shares(delta):
-        return [
-            certificate.certified(
-                jax.tree.map(lambda leaf, part=part: leaf[part], votes),
-                np.asarray(labels)[part],
-                radii[part],
-                delta,
-            )
-            for part in parts
-        ]
+        sure = certificate.certified(votes, ballot.labels, radii, delta)
+        return float(sure[clean].mean()), float(sure[~clean].mean())
 
     accuracy, asr = shares(cell["delta"])
-    finite = radii[np.isfinite(radii)]
-    far = finite.max(initial=0.0)
-    certain = radii[parts[0]][~votes.abstains[parts[0]]]
+    known = radii[clean & ~votes.abstains]
+    farthest = np.max(radii, initial=0.0, where=np.isfinite(radii))
     return Certified(
         {
             "certified_accuracy": accuracy,
             "certified_asr": asr,
-            "abstained": float(votes.abstains[parts[0]].mean()),
-            "median_radius": float(np.median(certain)) if len(certain) else None,
+            "abstained": float(votes.abstains[clean].mean()),
+            "median_radius": float(np.median(known)) if len(known) else None,
         },
-        [(float(delta), *shares(delta)) for delta in np.linspace(0, 1.02 * far, POINTS + 1)],
+        [(float(delta), *shares(delta)) for delta in np.linspace(0, 1.02 * farthest, POINTS + 1)],
     )
 
 

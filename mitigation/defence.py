@@ -28,9 +28,6 @@ HARDENINGS = ("pgd", "flip")
 # The norm that noise_clip scales the server's step down to, and the deviation of its noise.
 CLIP, NOISE = 0.01, 1e-5
 NORM_BOUND = 1.0
-# What the published code does instead, restored by --as-published.
-PUBLISHED_RADIUS = 0.3
-PUBLISHED_PGD_STEP = 1e-3
 
 
 def parts(name: str) -> list[str]:
@@ -103,10 +100,11 @@ def harden(name: str, model: Classifier, step: float, eps: float | None) -> hard
         name: of the defence.
         model: gives the logits.
         step: of PGD, in pixel intensity.
-        eps: half-width of PGD's box, in pixel intensity; None for other defences.
+        eps: half-width of PGD's box, in pixel intensity; None for one that binds nothing.
     """
     if "pgd" in parts(name):
-        return hardening.pgd(training.sample_losses(model), step, eps)
+        losses = training.sample_losses(model)
+        return hardening.pgd(losses, step, step if eps is None else eps)
     if "flip" in parts(name):
         return flip(model.apply)
     return hardening.none()

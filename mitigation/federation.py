@@ -11,13 +11,11 @@ from typing import NamedTuple
 import backdoor
 import defence
 import numpy as np
-from settings import Options, rates, tolerated
+from settings import Options, before_attack, pgd_step, rates, tolerated
+from settings import training as training_of
 
 from fl import algorithms, datasets, models, partition, rounds, run, sampling, simulation, training
-from fl.experiment import PGD_STEP_SHARE, checkpoint_path, evaluator, initial_params, load
-
-# What of a cell its rounds before the attack do not depend on.
-AFTERWARDS = ("attack", "delta", "adversaries", "rounds")
+from fl.experiment import checkpoint_path, evaluator, initial_params, load
 
 
 class UnusableError(ValueError):
@@ -83,8 +81,7 @@ def train(options: Options, cell: dict) -> Clean:
         "asr": _attack_success(cell["dataset"], options.data_dir, cell["model"]),
     }
     plan = run.Plan(cell["start_round"], cell["local_steps"], options.evaluate_every)
-    before = {name: value for name, value in cell.items() if name not in AFTERWARDS}
-    saved = checkpoint_path(options.results, before, plan)
+    saved = checkpoint_path(options.results, before_attack(options, cell), plan)
     honest = backdoor.Attacked(sampler, backdoor.honest)
     label = describe(cell | {"attack": "before the"})
     outcome = run.train(federation, honest, scores, plan, saved=saved, label=label)
@@ -103,7 +100,7 @@ def describe(cell: dict) -> str:
 def work(options: Options, cell: dict) -> rounds.Work:
     """What honest clients and the server compute."""
     names = ("model", "algorithm", "defence", "eps", "clients")
-    return _work(options, *(cell[name] for name in names))
+    return _work(options, *(training_of(options, cell)[name] for name in names))
 
 
 # Runs that differ in their seed alone share what is compiled.
@@ -111,19 +108,14 @@ def work(options: Options, cell: dict) -> rounds.Work:
 def _work(options, model_name, algorithm_name, defence_name, eps, clients):
     algorithm = algorithms.ALGORITHMS[algorithm_name](**rates(options, algorithm_name))
     model = models.MODELS[model_name]()
-    step, published = PGD_STEP_SHARE * algorithm.client_rate, options.as_published
-    if published:
-        step, eps = defence.PUBLISHED_PGD_STEP, defence.PUBLISHED_RADIUS
-    if options.pgd_step is not None:
-        step = options.pgd_step
     return rounds.Work(
         algorithm,
         training.sample_losses(model),
-        defence.harden(defence_name, model, step, eps),
+        defence.harden(defence_name, model, pgd_step(options, algorithm_name), eps),
         aggregator=defence.aggregator(
             defence_name, tolerated(options, clients), options.norm_bound
         ),
-        guard=defence.guard(defence_name, frozen=published),
+        guard=defence.guard(defence_name, frozen=options.as_published),
     )
 
 

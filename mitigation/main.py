@@ -11,13 +11,15 @@ again.
 import itertools
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 
-from certify import certify
-from federation import AFTERWARDS, UnusableError, describe, train
+from certify import certify, vote
+from federation import UnusableError, describe, train
+from recovery import first_asr, recovery_rounds
 from schema import COLUMNS, CURVE, CURVE_COLUMNS, HISTORY_COLUMNS
-from settings import Options, check, grid, resolve
-from stages import attack, first_asr, recovery_rounds
+from settings import Options, before_attack, check, grid, resolve, training
+from stages import attack
 
 from fl import results, simulation
 from fl.experiment import run_grid, skip_done
@@ -39,30 +41,33 @@ def main() -> int:
     cells = list(grid(options))
     if options.skip_done:
         cells = skip_done(options.results, cells)
-    together = [list(same) for _, same in itertools.groupby(cells, before_attack)]
+    together = grouped(cells, partial(before_attack, options))
     try:
         return run_grid(together, partial(run_attacks, options), lambda same: describe(same[0]))
     except UnusableError as error:
         parser.error(str(error))
 
 
-def before_attack(cell: dict) -> tuple:
-    """What of a cell its rounds before the attack depend on."""
-    return tuple(value for name, value in cell.items() if name not in AFTERWARDS)
+def grouped(cells: list[dict], key: Callable) -> list[list[dict]]:
+    """Neighbouring cells that have a key in common."""
+    return [list(same) for _, same in itertools.groupby(cells, key)]
 
 
 def run_attacks(options: Options, cells: list[dict]) -> None:
     """Run the rounds before the attack once, then attack in each of the ways asked for."""
     clean = train(options, cells[0])
-    for cell in cells:
-        attacked = attack(options, cell, clean)
-        certified, seconds = None, None
-        if cell["attack"] != "none" and not attacked.diverged:
-            began = time.perf_counter()
-            certified = certify(options, cell, attacked.state.params, clean.dataset)
-            seconds = round(time.perf_counter() - began, 2)
-        times = {"train_s": round(clean.outcome.wall_s + attacked.wall_s, 2), "certify_s": seconds}
-        record(options.results, cell, attacked, certified, times)
+    for same in grouped(cells, partial(training, options)):
+        attacked = attack(options, same[0], clean)
+        certifies = same[0]["attack"] != "none" and not attacked.diverged
+        began = time.perf_counter()
+        ballot = vote(options, same[0], attacked.state.params, clean.dataset) if certifies else None
+        times = {
+            "train_s": round(clean.outcome.wall_s + attacked.wall_s, 2),
+            "certify_s": round(time.perf_counter() - began, 2) if certifies else None,
+        }
+        for cell in same:
+            certified = certify(options, cell, ballot) if certifies else None
+            record(options.results, cell, attacked, certified, times)
         for path in attacked.checkpoints:
             path.unlink(missing_ok=True)
     clean.checkpoint.unlink(missing_ok=True)
@@ -102,7 +107,8 @@ def summarise(cell, row):
     parts = [f"accuracy {row['final_accuracy']:.4f}", f"attack success {row['final_asr']:.3f}"]
     if cell["attack"] != "none":
         parts[1] += f" (at first {row['first_asr']:.3f})"
-        parts.append(f"recovered after {row['recovery_rounds']} rounds")
+        if cell["attack"] == "one_shot":
+            parts.append(f"above 1 % for {row['recovery_rounds']} rounds")
         parts.append(f"certified {row['certified_accuracy']:.4f} at {cell['delta']:g}")
     return f"{describe(cell)}: {', '.join(parts)}"
 

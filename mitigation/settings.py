@@ -12,13 +12,15 @@ from backdoor import ADVERSARY_SHARE
 from defence import AGGREGATORS, GUARDS, HARDENINGS, check_clients, combine, parts
 
 from fl import algorithms
-from fl.experiment import CommonOptions
+from fl.experiment import PGD_STEP_SHARE, CommonOptions
 from fl.options import choice, number, option
 
 ALGORITHMS = ("fedavg", "adam", "secadam")
 ATTACKS = ("none", "continuous", "one_shot")
 # Of SecAdam in this experiment, for clients and server.
 SECADAM_RATE = 0.01
+# Of PGD in the published code, restored by --as-published.
+PUBLISHED_PGD_STEP = 1e-3
 # The box of PGD, and the radius to certify where there is none.
 EPS = 0.1
 # Options that change a run and have no column of their own.
@@ -244,6 +246,33 @@ def rates(options: Options, algorithm: str) -> dict[str, float]:
     """The learning rates of an algorithm in this experiment."""
     own = {"client_rate": SECADAM_RATE, "server_rate": SECADAM_RATE}
     return (own if algorithm == "secadam" else {}) | options.rates()
+
+
+def pgd_step(options: Options, algorithm: str) -> float:
+    """PGD's step in pixel intensity."""
+    if options.pgd_step is not None:
+        return options.pgd_step
+    if options.as_published:
+        return PUBLISHED_PGD_STEP
+    own = algorithms.ALGORITHMS[algorithm](**rates(options, algorithm))
+    return PGD_STEP_SHARE * own.client_rate
+
+
+def training(options: Options, cell: dict) -> dict:
+    """What of a cell its rounds depend on, the attacked ones too.
+
+    A box of PGD that is wider than its single step binds nothing, and neither does eps in the
+    published code: runs that differ in such an eps are the same until they are certified.
+    """
+    step = pgd_step(options, cell["algorithm"])
+    binds = cell["eps"] is not None and cell["eps"] < step and not options.as_published
+    return cell | {"eps": cell["eps"] if binds else None, "delta": None}
+
+
+def before_attack(options: Options, cell: dict) -> dict:
+    """What of a cell its rounds before the attack depend on."""
+    afterwards = {"attack": None, "adversaries": None, "rounds": None}
+    return training(options, cell) | afterwards
 
 
 def tolerated(options: Options, clients: int) -> int:

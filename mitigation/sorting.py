@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 # Columns that pass through the network together: as many as the caches of a CPU hold.
-BLOCK = 4096
+BLOCK = 2048
 
 
 def reduce_sorted(leaf: jax.Array, reduce: Callable) -> jax.Array:
@@ -40,24 +40,49 @@ def reduce_sorted(leaf: jax.Array, reduce: Callable) -> jax.Array:
 
 
 def _network(rows):
-    """Sort rows [client, column] by comparing pairs of rows that are `distance` apart."""
-    clients, columns = rows.shape
+    """Sort rows [client, column], each column by itself."""
+    clients = len(rows)
     size = 1 << (clients - 1).bit_length()
     # Filling is larger than all else, and so ends up last.
     rows = jnp.pad(rows, ((0, size - clients), (0, 0)), constant_values=jnp.inf)
-    merged = 1
-    while merged < size:
-        # Two sorted runs, the second one backwards, are first compared end to end.
-        pairs = rows.reshape(-1, 2, merged, columns)
-        low, high = _compare(pairs[:, 0], pairs[:, 1, ::-1])
-        rows = jnp.stack([low, high[:, ::-1]], axis=1).reshape(size, columns)
-        distance = merged // 2
+    run = 1  # so many rows in a row are sorted already
+    while run < size:
+        rows, distance = _meet(rows, run)
+        # Two rounds of comparisons at once, where there are two: fewer passes over memory.
         while distance >= 1:
-            pairs = rows.reshape(-1, 2, distance, columns)
-            rows = jnp.stack(_compare(pairs[:, 0], pairs[:, 1]), axis=1).reshape(size, columns)
-            distance //= 2
-        merged *= 2
+            at_once = 4 if distance > 1 else 2
+            apart = 2 * distance // at_once
+            rows = _compare_at(rows, at_once, apart)
+            distance = apart // 2
+        run *= 2
     return rows[:clients]
+
+
+def _meet(rows, run):
+    """Compare the first sorted run of each pair with the second one, read backwards.
+
+    Returns:
+        The rows, and the distance at which to compare them next.
+    """
+    pairs = rows.reshape(-1, 2, run, rows.shape[-1])
+    low, high = _compare(pairs[:, 0], pairs[:, 1, ::-1])
+    return jnp.stack([low, high[:, ::-1]], axis=1).reshape(rows.shape), run // 2
+
+
+def _compare_at(rows, at_once, distance):
+    """Compare rows that are `distance` apart; four at once, first those twice as far apart."""
+    parts = rows.reshape(-1, at_once, distance, rows.shape[-1])
+    parts = [parts[:, number] for number in range(at_once)]
+    if at_once == 4:
+        (parts[0], parts[2]), (parts[1], parts[3]) = (
+            _compare(parts[number], parts[number + 2]) for number in (0, 1)
+        )
+    sorted_parts = [
+        part
+        for number in range(0, at_once, 2)
+        for part in _compare(parts[number], parts[number + 1])
+    ]
+    return jnp.stack(sorted_parts, axis=1).reshape(rows.shape)
 
 
 def _compare(one, other):

@@ -10,14 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from federation import Clean, describe
-from settings import Options
+from recovery import recovered
+from settings import Options, training
 
 from fl import run, sampling
 from fl.experiment import checkpoint_path
 from fl.rounds import State
-
-# Attack success at which a model counts as recovered.
-RECOVERED = 0.01
 
 
 class Attacked(NamedTuple):
@@ -61,38 +59,10 @@ def attack(options: Options, cell: dict, clean: Clean) -> Attacked:
     if cell["attack"] == "continuous":
         stages.go(poisoned, left - 1)
         return stages.outcome()
-    if not stages.over(_recovered):
-        stages.go(backdoor.honest, left - 1, every=1, stop=_recovered)
+    if not stages.over(recovered):
+        stages.watch(backdoor.honest, left - 1, stop=recovered)
     stages.go(backdoor.honest, left - stages.done)
     return stages.outcome()
-
-
-def first_asr(cell: dict, history: list[run.Evaluation]) -> float | None:
-    """Attack success right after the first attacked round; None without an attack."""
-    if cell["attack"] == "none":
-        return None
-    after = (each.scores["asr"] for each in history if each.round == cell["start_round"] + 1)
-    return next(after, None)
-
-
-def recovery_rounds(cell: dict, history: list[run.Evaluation]) -> int | None:
-    """Rounds after a one-shot attack in which attack success stays above `RECOVERED`.
-
-    Returns:
-        Their number: all rounds that were left if it never falls; 0 for a continuous attack, from
-        which there is no recovering while it lasts; None without an attack.
-    """
-    if cell["attack"] == "none":
-        return None
-    if cell["attack"] == "continuous":
-        return 0
-    attacked = cell["start_round"] + 1
-    after = (each.round for each in history if each.round >= attacked and _recovered(each))
-    return next(after, cell["rounds"]) - attacked
-
-
-def _recovered(evaluation):
-    return evaluation.scores["asr"] <= RECOVERED
 
 
 def _poison(cell, dataset):
@@ -127,13 +97,20 @@ class _Stages:
         """Whether the last evaluation fulfils a condition, or the run has diverged."""
         return self._diverged or stop(self._history[-1])
 
-    def go(self, attack, rounds, every=None, stop=lambda evaluation: False):
+    def go(self, attack, rounds):
+        """Run some rounds under an attack, evaluating where other runs do too."""
+        done, every = self._cell["start_round"] + self.done, self._options.evaluate_every
+        ahead = min(-done % every, rounds)
+        self.watch(attack, ahead, every)
+        self.watch(attack, rounds - ahead, every)
+
+    def watch(self, attack, rounds, every=1, stop=lambda evaluation: False):
         """Run some rounds under an attack, evaluating every few and after the last."""
         if rounds < 1 or self._diverged:
             return
         options, cell = self._options, self._cell
-        plan = run.Plan(rounds, cell["local_steps"], every or options.evaluate_every)
-        saved = checkpoint_path(options.results, cell, plan, self.done)
+        plan = run.Plan(rounds, cell["local_steps"], every)
+        saved = checkpoint_path(options.results, training(options, cell), plan, self.done)
         outcome = run.train(
             self._clean.federation._replace(state=self._state),
             backdoor.Attacked(self._sampler, attack),

@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 sys.path.insert(0, str(Path(__file__).parents[1] / "mitigation"))  # a folder of scripts
 
 import aggregation
+from sorting import BLOCK, reduce_sorted
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -218,3 +219,24 @@ def test_too_few_clients_are_refused(rule, clients, sentence):
 def test_values_out_of_range_are_refused(make, value):
     with pytest.raises(ValueError, match=str(value)):
         make(value)
+
+
+@pytest.mark.parametrize(
+    ("clients", "entries"),
+    [(1, 3), (2, 1), (5, BLOCK - 1), (16, BLOCK), (17, BLOCK + 1), (100, 2 * BLOCK + 3)],
+)
+def test_columns_are_sorted_exactly(clients, entries):
+    rng = np.random.default_rng(clients)
+    # Few different numbers, so that there are ties.
+    matrix = rng.choice(rng.normal(size=5), (clients, entries))
+    middle = reduce_sorted(jnp.asarray(matrix), lambda rows: rows[clients // 2])
+    assert np.array_equal(middle, np.sort(matrix, axis=0)[clients // 2])
+    tail = reduce_sorted(jnp.asarray(matrix), lambda rows: rows[: clients // 3].sum(0))
+    np.testing.assert_allclose(tail, np.sort(matrix, axis=0)[: clients // 3].sum(0), rtol=1e-9)
+
+
+def test_a_column_with_a_nan_becomes_nan_and_no_other():
+    matrix = np.arange(12.0).reshape(4, 3)
+    matrix[2, 1] = np.nan
+    got = reduce_sorted(jnp.asarray(matrix), lambda rows: rows.sum(0))
+    assert np.isnan(got).tolist() == [False, True, False]

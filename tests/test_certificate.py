@@ -95,13 +95,13 @@ def test_contraction_multiplies_what_is_left_after_each_round():
     assert certificate.contraction([100.0] * 5, [0.01] * 5) == 1
 
 
-def test_certified_counts_right_votes_of_large_enough_radius_among_all_samples():
+def test_certified_are_right_votes_of_large_enough_radius():
     found = votes([1000, 0, 0], [0, 1000, 0], [500, 500, 0], [1000, 0, 0])
     radii = np.array([2.0, 2.0, 0.0, 0.5])
     labels = np.array([0, 0, 0, 0])
-    assert certificate.certified(found, labels, radii, 1.0) == 0.25
+    assert certificate.certified(found, labels, radii, 1.0).tolist() == [True, False, False, False]
     # A delta of 0 does not bring back those who abstained.
-    assert certificate.certified(found, labels, radii, 0.0) == 0.5
+    assert certificate.certified(found, labels, radii, 0.0).tolist() == [True, False, False, True]
 
 
 @pytest.mark.parametrize(
