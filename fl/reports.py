@@ -171,16 +171,18 @@ def metric_cells(
         stats = with_published(stats, published, view, keys)
         if stats["mean"].notna().any() or metric.always:
             shown[metric] = stats
+    # Not every figure was published for every run.
+    labels, order = labelled(pd.concat(shown.values()), rows, [], lambda _, key: key)
+    index = pd.MultiIndex.from_frame(summary.in_order(labels[[*rows]].drop_duplicates(), order))
     parts = []
     for metric, stats in shown.items():
-        labels, order = labelled(stats, rows, [], lambda _, key: key)
+        labels, _ = labelled(stats, rows, [], lambda _, key: key)
         labels = labels.assign(span=metric.span, metric=metric.name)
         parts.append(
             tables.text_table(
                 labels, rows, ["span", "metric"], metric.scale, metric.decimals, missing, order
             )
         )
-    index = max((part.index for part in parts), key=len)
     cells = pd.concat([part.reindex(index) for part in parts], axis=1).fillna(tables.DASH)
     return cells, shown
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from command_lines import outcomes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "mitigation"))  # a folder of scripts
 
@@ -221,33 +222,17 @@ REFUSED = {
     "--defence pgd --hardening flip": "argument --hardening: pgd and flip",
     "--attack two_shots": "argument --attack: unknown 'two_shots'",
 }
-PARSE = """
-import contextlib, io, json, sys
-sys.path.insert(0, ".")
-import settings
-from fl.options import parse
-found = {}
-for words in json.loads(sys.argv[1]):
-    said, status = io.StringIO(), 0
-    try:
-        with contextlib.redirect_stderr(said):
-            options, parser = parse(settings.Options, "", [*sys.argv[2:], *words.split()])
-            settings.check(settings.resolve(options, parser), parser)
-    except SystemExit as error:
-        status = error.code
-    found[words] = status, said.getvalue()
-print(json.dumps(found))
-"""
 
 
-def test_options_that_cannot_be_are_refused_by_name(kept):
-    done = python(kept, "-c", PARSE, json.dumps(list(REFUSED)), *SMALL)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+def test_wrong_options_exit_with_a_sentence_that_names_them(tmp_path):
+    path = tmp_path / "results.csv"
+    small = " ".join(SMALL)
+    found = outcomes(FOLDER, path, [f"{small} {words}" for words in REFUSED])
     for words, sentence in REFUSED.items():
-        status, said = found[words]
+        status, said = found[f"{small} {words}"]
         assert status == 2, words
         assert sentence in said, said
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(
