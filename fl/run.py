@@ -52,6 +52,11 @@ class Plan(NamedTuple):
     evaluate_every: int
 
 
+def until_accuracy(target: float | None) -> Callable[[Evaluation], bool]:
+    """Stop at a test accuracy; never, where there is no target."""
+    return lambda evaluation: target is not None and evaluation.scores["accuracy"] >= target
+
+
 class Outcome(NamedTuple):
     """What a run came to.
 

@@ -1,6 +1,5 @@
 """The federations that are attacked: training up to the attack."""
 
-import math
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -83,7 +82,6 @@ def train(options: Options, cell: dict) -> Trained:
     )
     every = options.evaluate_every or EVALUATE_EVERY
     plan = run.Plan(cell["rounds"], 1, every)
-    target = cell["converge"] or math.inf
     saved = checkpoint_path(options.results, cell, plan)
     without_last = cell["batch_size"] if options.as_published else None
     accuracy = evaluator(cell["dataset"], options.data_dir, cell["model"], without_last)
@@ -92,7 +90,7 @@ def train(options: Options, cell: dict) -> Trained:
         sampler,
         {"accuracy": accuracy},
         plan,
-        stop=lambda evaluation: evaluation.scores["accuracy"] >= target,
+        stop=run.until_accuracy(cell["converge"]),
         saved=saved,
         label=describe(cell),
     )

@@ -5,7 +5,6 @@ and appends a row for each to results.csv and its evaluations to results.history
 was interrupted goes on from its last checkpoint when the same command is given again.
 """
 
-import math
 import sys
 from functools import lru_cache, partial
 
@@ -83,7 +82,6 @@ def run_cell(options, cell):
         local_steps=cell["local_steps"],
         evaluate_every=options.evaluate_every or (1 if cell["convergence"] else 100),
     )
-    target = cell["convergence"] or math.inf
     saved = checkpoint_path(options.results, cell, plan)
     without_last = cell["batch_size"] if options.as_published else None
     accuracy = evaluator(cell["dataset"], options.data_dir, cell["model"], without_last)
@@ -92,7 +90,7 @@ def run_cell(options, cell):
         sampler,
         {"accuracy": accuracy},
         plan,
-        stop=lambda evaluation: evaluation.scores["accuracy"] >= target,
+        stop=run.until_accuracy(cell["convergence"]),
         saved=saved,
         label=describe(cell),
     )

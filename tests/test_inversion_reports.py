@@ -3,11 +3,11 @@
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
+from programs import run_script
 
 from fl import results, tables
 
@@ -57,24 +57,8 @@ def write(path, found):
     return path
 
 
-def run_script(script, *arguments, status=0, cwd=None):
-    command = [sys.executable, script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
-    return done
-
-
 def markdown_tables(path, *arguments):
-    """Captions and rows (lists of cells) of the tables for GitHub."""
-    output = run_script(FOLDER / "result_tables.py", "--results", path, "--markdown", *arguments)
-    blocks = output.stdout.strip().split("\n\n")
-    rows = [
-        [[cell.strip() for cell in line.strip("|").split(" |")] for line in block.splitlines()]
-        for block in blocks[1::2]
-    ]
-    return list(zip(blocks[::2], rows, strict=True))
+    return programs.markdown_tables(FOLDER, path, *arguments)
 
 
 # --- tables ----------------------------------------------------------------------------------
@@ -203,14 +187,7 @@ def test_latex_compiles(tmp_path):
     )
     labels = re.findall(r"\\label\{(.*)\}", text)
     assert len(labels) == len(set(labels)) == 5
-    (tmp_path / "paper.tex").write_text(
-        "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs}\n"
-        f"\\begin{{document}}\n{text}\\end{{document}}\n"
-    )
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "Overfull" not in done.stdout
+    programs.compile_latex(tmp_path, text)
 
 
 # --- plots -----------------------------------------------------------------------------------

@@ -3,11 +3,11 @@
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
+from programs import run_script
 
 from fl import results
 
@@ -67,24 +67,8 @@ def write(path, found):
     return path
 
 
-def run_script(script, *arguments, status=0):
-    command = [sys.executable, FOLDER / script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
-    return done
-
-
 def markdown_tables(path, *arguments):
-    """Captions and rows (lists of cells) of the tables for GitHub."""
-    output = run_script("result_tables.py", "--results", path, "--markdown", *arguments)
-    blocks = output.stdout.strip().split("\n\n")
-    found = [
-        [[cell.strip() for cell in line.strip("|").split(" |")] for line in block.splitlines()]
-        for block in blocks[1::2]
-    ]
-    return list(zip(blocks[::2], found, strict=True))
+    return programs.markdown_tables(FOLDER, path, *arguments)
 
 
 def test_a_table_for_each_attack_with_defences_in_order(tmp_path):
@@ -158,29 +142,22 @@ def test_absent_runs_are_said(tmp_path):
     path = write(tmp_path / "results.csv", rows(("continuous",)))
     assert (
         "no such runs"
-        in run_script("result_tables.py", "--results", path, "--one-shot", status=1).stderr
+        in run_script(FOLDER / "result_tables.py", "--results", path, "--one-shot", status=1).stderr
     )
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 def test_latex_compiles(tmp_path):
     path = write(tmp_path / "results.csv", rows() + rows(("none",), certified_accuracy=None))
-    text = run_script("result_tables.py", "--results", path).stdout
+    text = run_script(FOLDER / "result_tables.py", "--results", path).stdout
     labels = re.findall(r"\\label\{(.*)\}", text)
     assert labels == [f"tab:mitigation-{name}" for name in ("none", "continuous", "one-shot")]
-    (tmp_path / "paper.tex").write_text(
-        "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs}\n"
-        f"\\begin{{document}}\n{text}\\end{{document}}\n"
-    )
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "Overfull" not in done.stdout
+    programs.compile_latex(tmp_path, text)
 
 
 def test_plots_are_the_same_each_time(tmp_path):
     path = write(tmp_path / "results.csv", rows() + rows(("none",)))
-    first = run_script("plot.py", "--results", path).stdout.splitlines()
+    first = run_script(FOLDER / "plot.py", "--results", path).stdout.splitlines()
     names = [
         *(f"backdoor_digits_lenet_{attack}" for attack in ("continuous", "one_shot", "none")),
         *(f"certificate_digits_lenet_{attack}" for attack in ("continuous", "one_shot")),
@@ -189,7 +166,9 @@ def test_plots_are_the_same_each_time(tmp_path):
     kinds = ("pdf", "png")
     assert {Path(line).name for line in first} == {f"{n}.{kind}" for n in names for kind in kinds}
     before = {Path(line).name: Path(line).read_bytes() for line in first}
-    run_script("plot.py", "--results", path, "--output", tmp_path / "again", "--no-trigger")
+    run_script(
+        FOLDER / "plot.py", "--results", path, "--output", tmp_path / "again", "--no-trigger"
+    )
     again = {found.name: found.read_bytes() for found in (tmp_path / "again").iterdir()}
     assert again == {name: data for name, data in before.items() if "trigger" not in name}
 
@@ -197,7 +176,7 @@ def test_plots_are_the_same_each_time(tmp_path):
 def test_plots_do_without_history_curves_and_data(tmp_path):
     path = write(tmp_path / "results.csv", rows(dataset="cifar10"))
     results.history_path(path).unlink()
-    done = run_script("plot.py", "--results", path, "--data-dir", tmp_path / "none")
+    done = run_script(FOLDER / "plot.py", "--results", path, "--data-dir", tmp_path / "none")
     assert "no picture of the trigger on cifar10" in done.stderr
     assert "left out: no results yet" in done.stderr
     assert all("certificate" in line for line in done.stdout.splitlines())

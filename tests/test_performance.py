@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_lines import outcomes
+from programs import assert_refused
 
 from fl import results
 
@@ -188,13 +188,7 @@ REFUSED = {
 
 
 def test_wrong_options_exit_with_a_sentence_that_names_them(tmp_path):
-    path = tmp_path / "results.csv"
-    found = outcomes(FOLDER, path, list(REFUSED))
-    for words, sentence in REFUSED.items():
-        status, said = found[words]
-        assert status == 2, words
-        assert sentence in said, words
-    assert not path.exists()
+    assert_refused(FOLDER, tmp_path / "results.csv", REFUSED)
 
 
 def test_absent_data_say_what_to_run_and_the_grid_goes_on(main, tmp_path):
