@@ -60,11 +60,17 @@ class Aggregator(NamedTuple):
 
     Attributes:
         init: (one client's message, number of clients) -> memory, a pytree, () for none.
-        aggregate: (messages [client, ...], memory) -> (message, memory). Pure, can be compiled.
+        aggregate: (messages [client, ...], memory) -> (message, memory). Can be compiled.
+        accepts: memory -> whether the round that led to it counts; if not, the server takes no
+            step. None where all rounds count.
+        on_host: `aggregate` is a Python function of NumPy arrays and cannot be compiled. (JAX's
+            callbacks from compiled code may hang on a single core.)
     """
 
     init: Callable
     aggregate: Callable
+    accepts: Callable | None = None
+    on_host: bool = False
 
 
 class Work(NamedTuple):
@@ -174,8 +180,7 @@ def stacked(work: Work) -> Rounds:
             jnp.arange(len(indices)),
         )
         message, memory = work.aggregate(messages, state.memory)
-        key = _step_key(state.key, len(indices), 0)
-        params, server = work.server_step(state.params, state.server, message, key)
+        params, server = _serve(work, state, message, memory, len(indices))
         return State(params, server, clients, _next_key(state.key), memory), losses.mean()
 
     def init_clients(params, count):
@@ -218,14 +223,16 @@ def unrolled(work: Work, group: int) -> Rounds:
         ]
         return _receive(received, sent, first), clients, loss
 
-    def server(state, received, count):
+    def serve(state, message, memory, count):
+        params, server_state = _serve(work, state, message, memory, count)
+        return params, server_state, _next_key(state.key), memory
+
+    def aggregate_and_serve(state, received, count):
         if work.aggregator is None:
             message, memory = jax.tree.map(lambda entry: entry / count, received), state.memory
         else:
             message, memory = work.aggregate(received, state.memory)
-        key = _step_key(state.key, count, 0)
-        params, server_state = work.server_step(state.params, state.server, message, key)
-        return params, server_state, _next_key(state.key), memory
+        return serve(state, message, memory, count)
 
     def nothing_received(params, client, count):
         message = work.algorithm.message(params, params, client)
@@ -243,7 +250,8 @@ def unrolled(work: Work, group: int) -> Rounds:
 
     step_group = jax.jit(step, donate_argnums=1)
     last_step_group = jax.jit(last_step, donate_argnums=(1, 2))
-    server_step = jax.jit(server, donate_argnums=0)
+    server_step = jax.jit(serve, donate_argnums=0)
+    compiled_server = jax.jit(aggregate_and_serve, donate_argnums=0)
     nothing = jax.jit(nothing_received, static_argnums=2)
 
     def one_round(state, samples, indices, weights, conduct):
@@ -271,8 +279,12 @@ def unrolled(work: Work, group: int) -> Rounds:
                 losses.append(loss)
         for client, before in remembered.items():
             clients[client] = before
-        params, *rest = server_step(state._replace(clients=()), received, count)
-        server_state, key, memory = rest
+        state = state._replace(clients=())
+        if work.aggregator is not None and work.aggregator.on_host:
+            aggregated = work.aggregate(*jax.device_get((received, state.memory)))
+            params, server_state, key, memory = server_step(state, *aggregated, count)
+        else:
+            params, server_state, key, memory = compiled_server(state, received, count)
         return State(params, server_state, clients, key, memory), sum(losses) / (count * steps)
 
     def init_clients(params, count):
@@ -345,8 +357,7 @@ def _pooled_parts(work, sum_clients, cohort):
     def finish(state, total, count):
         mean, loss = jax.tree.map(lambda entry: entry / count, total)
         message, clients = shortcut.message(state.clients, mean)
-        key = _step_key(state.key, count, 0)
-        params, server = work.server_step(state.params, state.server, message, key)
+        params, server = _serve(work, state, message, (), count)
         return State(params, server, clients, _next_key(state.key)), loss
 
     def zero(params):
@@ -406,6 +417,16 @@ def pooled_in_groups(work: Work, group: int, cohort: int | None) -> Rounds:
         return last_group(state, total, *minibatches, final.start, len(indices))
 
     return Rounds(lambda params, _: work.algorithm.one_step.init(params), one_round)
+
+
+def _serve(work, state, message, memory, count):
+    """The server's step after a round of `count` clients, if the round counts."""
+    key = _step_key(state.key, count, 0)
+    after = work.server_step(state.params, state.server, message, key)
+    if work.aggregator is None or work.aggregator.accepts is None:
+        return after
+    before = state.params, state.server
+    return optax.tree.where(work.aggregator.accepts(memory), after, before)
 
 
 def _of_client(conduct, place):

@@ -111,16 +111,19 @@ def start(
         samples: the training set; anything with `take` as `Samples` has it.
         minibatches: (clients, samples in a minibatch).
         local_steps: steps of each client in a round, at least 1.
-        mapping: one of `MAPPINGS`; by default the fastest.
+        mapping: one of `MAPPINGS`; by default the fastest that can be.
         keep_clients: keep every client's own state even where the shortcut could do without.
         seed: of what clients draw themselves, such as noise; not of their minibatches.
 
     Raises:
-        ValueError: for a mapping that is not one of `MAPPINGS`.
+        ValueError: for a mapping that is not one of `MAPPINGS`, or where the host aggregates, not
+            the first of them.
     """
-    mapping = mapping or default_mapping()
-    if mapping not in MAPPINGS:
-        raise ValueError(f"unknown mapping {mapping}: choose from {MAPPINGS}")
+    on_host = work.aggregator is not None and work.aggregator.on_host
+    possible = MAPPINGS[:1] if on_host else MAPPINGS
+    mapping = mapping or (possible[0] if on_host else default_mapping())
+    if mapping not in possible:
+        raise ValueError(f"unknown mapping {mapping}: choose from {possible}")
     clients, batch = minibatches
     single = keep_clients or work.needs_messages
     shortcut = local_steps == 1 and not single and work.algorithm.one_step is not None

@@ -9,8 +9,9 @@ import sys
 from functools import lru_cache, partial
 
 import numpy as np
+from protocol import Protocol, Settings
 from schema import COLUMNS, HISTORY_COLUMNS
-from settings import Options, check, grid
+from settings import Options, check, degree, grid
 
 from fl import (
     algorithms,
@@ -70,8 +71,13 @@ def run_cell(options, cell):
     # In this experiment all clients draw with generators of the same seed.
     sampler = sampling.MinibatchSampler(parts, cell["batch_size"], [seed] * len(parts))
     params = initial_params(cell["model"], samples, seed)
+    todo = work(options, cell["model"], cell["algorithm"], cell["local_steps"])
+    secure = None
+    if cell["aggregation"] == "protocol":
+        secure = Protocol(Settings(cell["clients"], degree(options), options.drop_out or 0.0, seed))
+        todo = todo._replace(aggregator=secure.aggregator())
     federation = simulation.start(
-        work(options, cell["model"], cell["algorithm"], cell["local_steps"]),
+        todo,
         params,
         samples,
         sampler.weights.shape,
@@ -94,7 +100,7 @@ def run_cell(options, cell):
         saved=saved,
         label=describe(cell),
     )
-    record(options.results, cell, outcome)
+    record(options.results, cell, outcome, secure.summary() if secure else {})
     saved.unlink(missing_ok=True)
 
 
@@ -119,7 +125,7 @@ def work(options, model_name, algorithm_name, local_steps):
     return rounds.Work(algorithm, losses, hardening.pgd(losses, step))
 
 
-def record(path, cell, outcome):
+def record(path, cell, outcome, protocol):
     """Append a run to the results, after its evaluations to the history, and print a line."""
     provenance = results.provenance()
     evaluations = [
@@ -144,6 +150,7 @@ def record(path, cell, outcome):
         "start_s": round(outcome.start_s, 2),
         "wall_s": round(outcome.wall_s, 2),
         "rounds_per_s": outcome.rounds_per_s and round(outcome.rounds_per_s, 2),
+        **protocol,
         **provenance,
     }
     results.append(path, [row], COLUMNS)

@@ -1,10 +1,12 @@
 """What to run: the options, and the runs that they stand for."""
 
 import itertools
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from secagg.parameters import choose_degree
 
 from fl import algorithms, partition
 from fl.experiment import CommonOptions
@@ -14,8 +16,20 @@ from fl.options import choice, number, option
 CONVERGED = {"fashion_mnist": 0.85, "cifar10": 0.6, "svhn_cropped": 0.7, "digits": 0.9}
 # Options that change a run and have no column of their own.
 OVERRIDES = ("hardening", "pgd_step", "client_rate", "server_rate")
+SECURE_OVERRIDES = ("drop_out", "neighbours")
+# Of --neighbours: as many as it takes.
+AUTO = "auto"
 # What --iid stands for where no alpha follows.
 IID = float("inf")
+
+
+def neighbours_number(text: str) -> str | int:
+    """An argument type: auto, all, or an even number."""
+    if text in (AUTO, "all"):
+        return text
+    if not text.isdecimal() or int(text) % 2:
+        raise ArgumentTypeError(f"needs auto, all or an even number, got {text!r}")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,19 @@ class Options(CommonOptions):
     efficient: bool = option(
         False, "leave the cryptography out and sum in the clear", action="store_true"
     )
+    drop_out: float | None = option(
+        None,
+        "under secure aggregation, probability with which a client vanishes in a round, at a "
+        "random stage (default: 0)",
+        type=number(float, least=0),
+    )
+    neighbours: str | int | None = option(
+        None,
+        "under secure aggregation, with whom a client shares masks and secrets: all others, K of "
+        "them (SecAgg+), or auto, as many as keep the odds of failing and leaking (default: all)",
+        type=neighbours_number,
+        metavar="auto|all|K",
+    )
     convergence: float | None = option(
         None,
         "stop at this test accuracy and count the rounds until then (default: the paper's)",
@@ -100,13 +127,25 @@ def check(options: Options, parser: ArgumentParser) -> None:
     Raises:
         SystemExit: with status 2 and a sentence that names the option.
     """
-    for name in options.algorithm:
-        if algorithms.ALGORITHMS[name]().secure and not options.efficient:
+    secure = [name for name in options.algorithm if is_secure(options, name)]
+    for name in ("drop_out", "neighbours"):
+        if getattr(options, name) is not None and not secure:
             parser.error(
-                f"argument -a/--algorithm: {name} runs under secure aggregation, which is not part "
-                "of this version yet; add --efficient to sum in the clear, which gives the same "
-                "accuracies but keeps nothing from the server"
+                f"argument --{name.replace('_', '-')}: no run is under secure aggregation: choose "
+                "secagg, secadam or secadam_fedadam, without --efficient"
             )
+    if options.drop_out is not None and options.drop_out >= 1:
+        parser.error("argument --drop-out: a probability is below 1, or nobody would be left")
+    if secure and options.clients < 2:
+        parser.error(
+            "argument -n/--num-clients: secure aggregation takes at least two clients; a single "
+            "one can only sum in the clear, with --efficient"
+        )
+    if isinstance(options.neighbours, int) and not 2 <= options.neighbours < options.clients:
+        parser.error(
+            f"argument --neighbours: each of {options.clients} clients has 2 to "
+            f"{options.clients - 1} of them"
+        )
     if options.convergence is not None and options.convergence > 1:
         parser.error("argument --convergence: an accuracy is at most 1")
     for steps in options.local_steps:
@@ -146,11 +185,25 @@ def grid(options: Options) -> Iterator[dict]:
             "batch_size": options.batch_size,
             "seed": seed,
             "partition": partition_name,
-            "aggregation": "clear",
+            "aggregation": "protocol" if is_secure(options, algorithm) else "clear",
             "convergence": _threshold(options, dataset),
             "variant": options.variant,
-            "overrides": options.overrides(overriding),
+            "overrides": options.overrides(
+                (*overriding, *SECURE_OVERRIDES) if is_secure(options, algorithm) else overriding
+            ),
         }
+
+
+def is_secure(options: Options, algorithm: str) -> bool:
+    """Whether an algorithm's runs are under secure aggregation."""
+    return algorithms.ALGORITHMS[algorithm]().secure and not options.efficient
+
+
+def degree(options: Options) -> int | None:
+    """How many others a client deals with under secure aggregation; None for all."""
+    if options.neighbours == AUTO:
+        return choose_degree(options.clients)
+    return options.neighbours if isinstance(options.neighbours, int) else None
 
 
 def _threshold(options, dataset):

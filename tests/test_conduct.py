@@ -175,6 +175,40 @@ def test_an_aggregator_remembers_from_round_to_round(mapping):
     assert np.abs(more - alone).max() > 1e-6  # another round's messages
 
 
+@each_mapping
+def test_a_round_that_does_not_count_leaves_the_server_where_it_was(mapping):
+    def every_other():
+        def aggregate(messages, rounds):
+            return jax.tree.map(lambda leaf: leaf.mean(0), messages), rounds + 1
+
+        return Aggregator(lambda *_: jnp.zeros((), int), aggregate, lambda rounds: rounds % 2 == 1)
+
+    hooks = {"aggregator": every_other()}
+    options = {"algorithm": "secadam_fedadam", "hooks": hooks}
+    first, second, third = rounds(mapping, None, None, None, **options)
+    assert_same_bits((first.params, first.server), (second.params, second.server))
+    assert np.abs(vector(third.params) - vector(second.params)).max() > 1e-5
+    # The clients' states, and all that is drawn, go on.
+    assert np.abs(vector(second.clients) - vector(first.clients)).max() > 1e-6
+    assert (second.key != first.key).any()
+
+
+def test_a_host_that_aggregates_gets_numpy_arrays_and_one_mapping():
+    def on_host():
+        def aggregate(messages, memory):
+            assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(messages))
+            return jax.tree.map(lambda leaf: leaf.mean(0), messages), memory
+
+        return Aggregator(lambda *_: (), aggregate, on_host=True)
+
+    hooks = {"aggregator": on_host()}
+    (got,) = rounds(None, None, algorithm="secadam", hooks=hooks)
+    (expected,) = rounds(simulation.MAPPINGS[0], None, algorithm="secadam")
+    np.testing.assert_allclose(vector(got.params), vector(expected.params), rtol=1e-12)
+    with pytest.raises(ValueError, match="unknown mapping"):
+        rounds(simulation.MAPPINGS[1], None, hooks=hooks)
+
+
 def guard(step, key):
     return defences.privatiser(1e-3, 1e-4)(step, key)
 

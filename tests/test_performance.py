@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from programs import assert_refused
 
@@ -82,6 +83,17 @@ def test_published_long_flags_run_unchanged(main):
     assert row["convergence"] == 0.2
     assert 1 <= row["rounds_to_convergence"] <= 50
     assert row["final_accuracy"] >= 0.2
+
+
+def test_secure_algorithms_run_under_the_protocol(main):
+    done = main("-a", "secagg", "fedavg", *SMALL, "--drop-out", "0.1", "--neighbours", "8")
+    assert done.returncode == 0, done.stderr
+    secure, clear = results.read(main.results).to_dict("records")
+    assert (secure["aggregation"], clear["aggregation"]) == ("protocol", "clear")
+    assert secure["overrides"] == "drop_out=0.1 neighbours=8"
+    assert secure["sent_bytes"] > 8 * 2570 / 2, "half of the clients send their vectors"
+    assert np.isnan(clear["sent_bytes"])
+    assert np.isnan(clear["overrides"]) or clear["overrides"] is None
 
 
 def test_step_budget_fixes_the_rounds(main):
@@ -165,9 +177,13 @@ REFUSED = {
     "-d imagenet": "choose from digits, fashion_mnist, cifar10, svhn_cropped",
     "-m vgg": "choose from softmax, lenet, cnn1, cnn2",
     "-a fedprox": "choose from fedavg, adam, fedadam, secagg, secadam, secadam_fedadam",
-    "-a secagg": "add --efficient",
-    "-a secadam": "add --efficient",
-    "-a oursfedadam": "add --efficient",
+    "-a secagg -n 1": "at least two clients",
+    "-a secadam --neighbours 5": "argument --neighbours: needs auto, all or an even number",
+    "-a secadam --neighbours 10": "argument --neighbours: each of 10 clients",
+    "-a secadam --neighbours 4 --efficient": "argument --neighbours: no run is under secure",
+    "-a fedavg --drop-out 0.1": "argument --drop-out: no run is under secure",
+    "-a secagg --drop-out 1": "argument --drop-out",
+    "-a secagg --drop-out -0.1": "argument --drop-out",
     "-n 2000": "--num-clients",
     "-n 0": "--num-clients",
     "-b 0": "--batch-size",

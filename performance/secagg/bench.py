@@ -1,0 +1,107 @@
+"""Benchmarks of whole rounds of secure aggregation: seconds and bytes.
+
+`python -m secagg.bench`, in the folder performance, prints a line a case; `--json` an object a line.
+All clients and the server run one after the other in this process, on random vectors; a client's
+seconds are the mean over clients, as each would take by itself.
+"""
+
+import argparse
+import json
+from typing import NamedTuple
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fl.bench import peak_memory
+from secagg import parameters, runner
+
+
+class Case(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        clients: n.
+        entries: length of a vector.
+        dropping: share of the clients that vanish after they have shared their secrets, which
+            costs the server most.
+        neighbours: "all", or "auto" for SecAgg+.
+        common: whether clients agree on a common secret, as SecAdam's do.
+    """
+
+    clients: int
+    entries: int
+    dropping: float = 0.0
+    neighbours: str = "all"
+    common: bool = False
+
+
+CASES = (
+    *(Case(n, 100_000, dropping) for n in (10, 100, 500) for dropping in (0.0, 0.1)),
+    *(Case(n, 100_000, 0.1, "auto") for n in (100, 500)),
+    *(Case(100, 1_000_000, 0.0, neighbours) for neighbours in ("all", "auto")),
+    Case(1000, 10_000, 0.0, "auto"),
+    Case(1000, 10_000, 0.1, "auto"),
+    Case(10, 533_220, 0.0, common=True),  # SecAdam with lenet
+)
+
+
+def measure(case: Case) -> dict:
+    """Play a round, check its sum, and say what it took."""
+    degree = parameters.choose_degree(case.clients) if case.neighbours == "auto" else None
+    neighbours = parameters.everyone(case.clients)
+    if degree is not None:
+        neighbours = parameters.harary(case.clients, degree, seed=0)
+    signing = {client: Ed25519PrivateKey.generate() for client in range(case.clients)}
+    params = parameters.Parameters(
+        0,
+        {client: key.public_key() for client, key in signing.items()},
+        parameters.majority(len(neighbours[0]) + 1),
+        case.entries,
+        neighbours,
+        case.common,
+    )
+    gone = np.random.default_rng(0).permutation(case.clients)[: int(case.dropping * case.clients)]
+
+    def vector(client, _):
+        rng = np.random.default_rng(client)
+        return rng.integers(0, 2**64, case.entries, dtype=np.uint64)
+
+    result = runner.play(params, signing, vector, dict.fromkeys(gone.tolist(), "share"))
+    expected = sum(vector(client, None) for client in result.survivors)
+    if not np.array_equal(result.total, expected):
+        raise AssertionError(f"wrong sum for {case}")
+    return {
+        **case._asdict(),
+        "degree": degree or case.clients - 1,
+        "client_s": round(sum(result.client_s.values()) / case.clients, 3),
+        "server_s": round(sum(result.server_s.values()), 3),
+        "sent_kb": round(np.mean(list(result.sent.values())) / 1000, 1),
+        "received_kb": round(np.mean(list(result.received.values())) / 1000, 1),
+        "peak_memory_gb": round(peak_memory() / 1e9, 2),
+    }
+
+
+def main() -> None:
+    """Measure, and print what was measured as soon as it is known."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print an object a line")
+    parser.add_argument("--clients", type=int, nargs="+", help="only cases of so many clients")
+    options = parser.parse_args()
+    header = None
+    for case in CASES:
+        if options.clients and case.clients not in options.clients:
+            continue
+        found = measure(case)
+        if options.json:
+            print(json.dumps(found), flush=True)
+            continue
+        if header is None:
+            header = list(found)
+            print("".join(f"{name:>15}" for name in header))
+        print("".join(f"{value!s:>15}" for value in found.values()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

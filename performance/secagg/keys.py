@@ -1,0 +1,70 @@
+"""Key agreement and authenticated encryption between two clients."""
+
+import os
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from secagg.messages import ProtocolError, statement
+
+NONCE_BYTES = 12
+
+
+def derive(secret: bytes, purpose: str, *context) -> bytes:
+    """A 32-byte key from a secret, for one purpose (HKDF-SHA256).
+
+    Args:
+        secret: of any length.
+        purpose: keys for different purposes or contexts say nothing of one another.
+        *context: whatever else the key is bound to.
+    """
+    return HKDF(SHA256(), 32, salt=None, info=statement(purpose, *context)).derive(secret)
+
+
+def agree(own: X25519PrivateKey, other: bytes, purpose: str, round_number: int) -> bytes:
+    """The 32-byte key that two clients have in common (X25519 and HKDF).
+
+    Args:
+        own: one's private key.
+        other: the other's public key, 32 bytes.
+        purpose: see `derive`.
+        round_number: the key is for this round alone.
+
+    Raises:
+        ProtocolError: if the public key is none, or one that makes the secret known to all.
+    """
+    try:
+        public = X25519PublicKey.from_public_bytes(other)
+        secret = own.exchange(public)
+    except ValueError as error:
+        raise ProtocolError(f"a public key with which no secret can be shared: {error}") from error
+    both = sorted((own.public_key().public_bytes_raw(), other))
+    return derive(secret, purpose, round_number, *both)
+
+
+def encrypt(key: bytes, plaintext: bytes, round_number: int, sender: int, recipient: int) -> bytes:
+    """Encrypt for one recipient (ChaCha20-Poly1305), under a fresh nonce that comes first."""
+    nonce = os.urandom(NONCE_BYTES)
+    about = statement("parcel", round_number, sender, recipient)
+    return nonce + ChaCha20Poly1305(key).encrypt(nonce, plaintext, about)
+
+
+def decrypt(key: bytes, ciphertext: bytes, round_number: int, sender: int, recipient: int) -> bytes:
+    """Undo `encrypt`.
+
+    Raises:
+        ProtocolError: unless it is, to the bit, what the sender encrypted for this recipient in
+            this round.
+    """
+    about = statement("parcel", round_number, sender, recipient)
+    nonce, rest = ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:]
+    try:
+        return ChaCha20Poly1305(key).decrypt(nonce, rest, about)
+    except (InvalidTag, ValueError) as error:
+        raise ProtocolError(
+            f"what came for client {recipient} from client {sender} was altered, cut off, or meant "
+            "for another client or round"
+        ) from error

@@ -1,0 +1,154 @@
+"""What travels between clients and the server: typed records, as bytes in MessagePack.
+
+Every record of a client names the round and the client; what is signed names the kind of statement
+too, so that no signature can be passed off as another.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Self
+
+import msgpack
+
+
+class ProtocolError(Exception):
+    """A message that must not be: the error names what is wrong with it, and who sent it."""
+
+
+class TooFewError(ProtocolError):
+    """Fewer clients are left than the threshold: the round is abandoned."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A message."""
+
+    def to_bytes(self) -> bytes:
+        """What travels."""
+        return msgpack.packb([getattr(self, field.name) for field in dataclasses.fields(self)])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what travelled.
+
+        Raises:
+            ProtocolError: if it is no such record.
+        """
+        fields = dataclasses.fields(cls)
+        try:
+            values = msgpack.unpackb(data, strict_map_key=False, use_list=False)
+            if not isinstance(values, tuple) or len(values) != len(fields):
+                raise ValueError(f"{len(fields)} fields expected")
+            for field, value in zip(fields, values, strict=True):
+                kind = getattr(field.type, "__origin__", field.type)
+                if not isinstance(value, kind):
+                    raise ValueError(f"{field.name} is no {kind.__name__}")
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise ProtocolError(f"malformed {cls.__name__}: {error}") from error
+        return cls(*values)
+
+
+def statement(kind: str, *content) -> bytes:
+    """The bytes that are signed, or authenticated beside a ciphertext."""
+    return msgpack.packb(["secagg", kind, *content])
+
+
+@dataclass(frozen=True)
+class Advertisement(Record):
+    """Stage 0, to the server: fresh X25519 public keys, for shares and for masks."""
+
+    client: int
+    round_number: int
+    encryption_key: bytes
+    masking_key: bytes
+    signature: bytes
+
+    def signed(self) -> bytes:
+        """What the signature is of."""
+        return statement(
+            "advertise", self.client, self.round_number, self.encryption_key, self.masking_key
+        )
+
+
+@dataclass(frozen=True)
+class Roster(Record):
+    """Stage 1, to a client: advertisements, of itself and all that it deals with."""
+
+    advertisements: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Shares(Record):
+    """Stage 1, to the server: for each recipient, an encrypted `Parcel`."""
+
+    client: int
+    round_number: int
+    ciphertexts: dict[int, bytes]
+
+
+@dataclass(frozen=True)
+class Parcel(Record):
+    """What one client encrypts for another.
+
+    Shares of the self-mask's seed and of the masking private key, and a seed of the common mask;
+    each is empty where the recipient gets none.
+    """
+
+    seed_share: bytes
+    key_share: bytes
+    common_seed: bytes
+
+
+@dataclass(frozen=True)
+class Delivery(Record):
+    """Stage 2, to a client: what others encrypted for it, by sender, and who takes part.
+
+    Attributes:
+        ciphertexts: from those that it deals with.
+        sharers: all clients whose shares arrived, in ascending order.
+    """
+
+    ciphertexts: dict[int, bytes]
+    sharers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MaskedInput(Record):
+    """Stage 2, to the server: masked integers modulo 2^64, little-endian."""
+
+    client: int
+    round_number: int
+    vector: bytes
+
+
+@dataclass(frozen=True)
+class Survivors(Record):
+    """Stage 3, to a client: all clients whose masked inputs arrived, in ascending order."""
+
+    clients: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Confirmation(Record):
+    """Stage 3, to the server: a signature of the sharers and survivors that a client was told."""
+
+    client: int
+    round_number: int
+    signature: bytes
+
+
+@dataclass(frozen=True)
+class Confirmations(Record):
+    """Stage 4, to a client: others' signatures, by client."""
+
+    signatures: dict[int, bytes]
+
+
+@dataclass(frozen=True)
+class Unmasking(Record):
+    """Stage 4, to the server: shares of seeds of survivors, and of keys of dropped clients."""
+
+    client: int
+    round_number: int
+    seed_shares: dict[int, bytes]
+    key_shares: dict[int, bytes]

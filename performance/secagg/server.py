@@ -1,0 +1,180 @@
+"""The server: a state machine that collects a stage's messages, then goes on to the next.
+
+Clients' messages come over channels that say who sent them (TLS, say): a client that speaks for
+another is refused. The server is given what travels and nothing else; in the end it holds the sum.
+"""
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from secagg import keys, masks, shamir
+from secagg.messages import (
+    Advertisement,
+    Confirmation,
+    Confirmations,
+    Delivery,
+    MaskedInput,
+    ProtocolError,
+    Record,
+    Roster,
+    Shares,
+    Survivors,
+    TooFewError,
+    Unmasking,
+)
+from secagg.parameters import Parameters
+
+# What is collected in each stage.
+STAGES = (Advertisement, Shares, MaskedInput, Confirmation, Unmasking)
+
+
+class Server:
+    """One round's server."""
+
+    def __init__(self, parameters: Parameters):
+        """Wait for advertisements.
+
+        Args:
+            parameters: of the round.
+        """
+        self._parameters = parameters
+        self._received: list[dict[int, Record]] = [{}]
+
+    def receive(self, sender: int, data: bytes) -> None:
+        """Take a client's message of the present stage.
+
+        Args:
+            sender: who sent it, as the channel says.
+            data: what travelled.
+
+        Raises:
+            ProtocolError: if it is not this stage's, or the client's second, or another's, or if
+                the client is not part of the round any more. The round can go on without it.
+        """
+        kind, present = STAGES[len(self._received) - 1], self._received[-1]
+        record = kind.from_bytes(data)
+        if record.client != sender:
+            raise ProtocolError(f"client {sender} speaks for client {record.client}")
+        if record.round_number != self._parameters.round_number:
+            raise ProtocolError(f"client {sender} speaks of another round")
+        if sender in present:
+            raise ProtocolError(f"client {sender} answers twice")
+        if sender not in self._expected():
+            raise ProtocolError(f"client {sender} has no part in this stage")
+        if kind is MaskedInput and len(record.vector) != 8 * self._parameters.entries:
+            raise ProtocolError(f"client {sender} sent a vector of another length")
+        present[sender] = record
+
+    def rosters(self) -> dict[int, Roster]:
+        """End stage 0: what each client is to be told of the others."""
+        offered = {client: record.to_bytes() for client, record in self._close().items()}
+        return {
+            client: Roster(
+                tuple(offered[other] for other in sorted(self._told(client) & offered.keys()))
+            )
+            for client in offered
+        }
+
+    def deliveries(self) -> dict[int, Delivery]:
+        """End stage 1: what others encrypted for each client."""
+        shares = self._close()
+        sharers = tuple(sorted(shares))
+        return {
+            client: Delivery(
+                {
+                    sender: record.ciphertexts[client]
+                    for sender, record in shares.items()
+                    if client in record.ciphertexts
+                },
+                sharers,
+            )
+            for client in sharers
+        }
+
+    def survivors(self) -> Survivors:
+        """End stage 2: who is left."""
+        return Survivors(tuple(sorted(self._close())))
+
+    def confirmations(self) -> dict[int, Confirmations]:
+        """End stage 3: for each client, the signatures of those that it deals with."""
+        signed = self._close()
+        return {
+            client: Confirmations(
+                {
+                    other: signed[other].signature
+                    for other in sorted(self._parameters.neighbours[client] & signed.keys())
+                }
+            )
+            for client in signed
+        }
+
+    def total(self) -> np.ndarray:
+        """End stage 4: the sum of the survivors' vectors, uint64 [entries] modulo 2^64.
+
+        Raises:
+            TooFewError: if too few shares came of some secret.
+            ProtocolError: if shares do not give the key that they should.
+        """
+        answers = self._close()
+        advertised, shared, inputs, _, _ = self._received[: len(STAGES)]
+        number, entries = self._parameters.round_number, self._parameters.entries
+        total = np.zeros(entries, np.uint64)
+        for survivor, record in inputs.items():
+            seed = self._recovered(survivor, "seed_shares", answers)
+            total += np.frombuffer(record.vector, "<u8")
+            total -= masks.expand(seed, number, entries)
+        for gone in shared.keys() - inputs.keys():
+            partners = self._parameters.neighbours[gone] & inputs.keys()
+            if not partners:
+                continue  # nobody added a mask that it lacks
+            private = X25519PrivateKey.from_private_bytes(
+                self._recovered(gone, "key_shares", answers)
+            )
+            if private.public_key().public_bytes_raw() != advertised[gone].masking_key:
+                raise ProtocolError(f"wrong shares of the masking key of client {gone}")
+            for partner in partners:
+                key = keys.agree(private, advertised[partner].masking_key, "mask", number)
+                mask = masks.expand(key, number, entries)
+                # What the partner added, or subtracted, and the other did not undo.
+                if partner < gone:
+                    total -= mask
+                else:
+                    total += mask
+        return total
+
+    def _expected(self):
+        """Who may send a message in the present stage."""
+        return self._received[-2] if len(self._received) > 1 else self._parameters.registered
+
+    def _close(self):
+        """End the present stage -> what was received in it, by client."""
+        done = self._received[-1]
+        if len(done) < self._parameters.threshold:
+            raise TooFewError(
+                f"{len(done)} clients are left, fewer than the threshold of "
+                f"{self._parameters.threshold}: the round is abandoned"
+            )
+        self._received.append({})
+        return done
+
+    def _told(self, client):
+        """Whose keys a client needs."""
+        if not self._parameters.common:
+            return self._parameters.circle(client)
+        dealers = self._parameters.dealers
+        everyone = self._parameters.registered.keys()
+        return (
+            frozenset(everyone) if client in dealers else self._parameters.circle(client) | dealers
+        )
+
+    def _recovered(self, client, kind, answers):
+        """A client's secret, from the shares of it that others gave."""
+        shares = {
+            holder + 1: getattr(answer, kind)[client]
+            for holder, answer in answers.items()
+            if client in getattr(answer, kind)
+        }
+        try:
+            return shamir.combine(shares, self._parameters.threshold)
+        except shamir.ShareError as error:
+            raise TooFewError(f"the secrets of client {client} stay closed: {error}") from error

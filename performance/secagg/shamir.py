@@ -1,0 +1,108 @@
+"""Shamir's secret sharing: any t shares give the secret, fewer say nothing of it.
+
+Shamir 1979, "How to share a secret". A secret is the constant term of a random polynomial of degree
+t - 1 over a prime field; a share is the polynomial's value at a point other than 0.
+"""
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+
+# The smallest prime that leaves room for every 256-bit secret.
+PRIME = 2**256 + 297
+SECRET_BYTES, SHARE_BYTES = 32, 33
+
+
+class ShareError(ValueError):
+    """Shares that give no secret."""
+
+
+def split(
+    secret: bytes,
+    threshold: int,
+    points: Iterable[int],
+    draw: Callable[[int], int] = secrets.randbelow,
+) -> dict[int, bytes]:
+    """Share a secret.
+
+    Args:
+        secret: `SECRET_BYTES` bytes.
+        threshold: t, how many shares give the secret; at least 1, at most one for each point.
+        points: where the polynomial is evaluated, distinct and from 1 to `PRIME` - 1.
+        draw: bound -> a uniform number below it; only tests give another than the system's.
+
+    Returns:
+        Point -> share, `SHARE_BYTES` bytes.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    if len(secret) != SECRET_BYTES:
+        raise ValueError(f"a secret has {SECRET_BYTES} bytes, got {len(secret)}")
+    values = split_number(int.from_bytes(secret), threshold, points, PRIME, draw)
+    return {point: value.to_bytes(SHARE_BYTES) for point, value in values.items()}
+
+
+def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
+    """Recover a secret from at least t of its shares.
+
+    Args:
+        shares: point -> share. If there are more than t, those of the smallest points count.
+        threshold: t.
+
+    Raises:
+        ShareError: if there are fewer than t, or one is malformed, or they do not belong together.
+    """
+    if len(shares) < threshold:
+        raise ShareError(f"{len(shares)} shares of a secret that takes {threshold}")
+    chosen = sorted(shares)[:threshold]
+    values = {point: int.from_bytes(shares[point]) for point in chosen}
+    if any(len(shares[point]) != SHARE_BYTES or values[point] >= PRIME for point in chosen):
+        raise ShareError(f"a share is no number of {SHARE_BYTES} bytes in the field")
+    secret = combine_numbers(values, PRIME)
+    if secret >= 1 << 8 * SECRET_BYTES:
+        raise ShareError("these shares do not belong to one secret")
+    return secret.to_bytes(SECRET_BYTES)
+
+
+def split_number(
+    secret: int, threshold: int, points: Iterable[int], prime: int, draw: Callable[[int], int]
+) -> dict[int, int]:
+    """Share a number below `prime` over that field -> point -> share; see `split`."""
+    points = list(points)
+    if not 1 <= threshold <= len(points):
+        raise ValueError(f"a threshold of {threshold} for {len(points)} shares")
+    if len(set(points)) < len(points) or not all(0 < point < prime for point in points):
+        raise ValueError("points must be distinct, and from 1 to the prime less one")
+    coefficients = [secret, *(draw(prime) for _ in range(threshold - 1))]
+    return {point: _evaluate(coefficients, point, prime) for point in points}
+
+
+def combine_numbers(shares: Mapping[int, int], prime: int) -> int:
+    """The constant term of the polynomial of least degree through all shares."""
+    points = tuple(sorted(shares))
+    weights = _weights(points, prime)
+    return sum(w * shares[point] for w, point in zip(weights, points, strict=True)) % prime
+
+
+def _evaluate(coefficients, point, prime):
+    """Horner's rule."""
+    value = 0
+    for coefficient in reversed(coefficients):
+        value = (value * point + coefficient) % prime
+    return value
+
+
+# A server recovers many secrets from the shares of the same clients.
+@lru_cache(maxsize=4096)
+def _weights(points, prime):
+    """Lagrange's weights at 0: those by which the values at the points add up to that at 0."""
+    weights = []
+    for point in points:
+        above, below = 1, 1
+        for other in points:
+            if other != point:
+                above = above * other % prime
+                below = below * (other - point) % prime
+        weights.append(above * pow(below, -1, prime) % prime)
+    return tuple(weights)

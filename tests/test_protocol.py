@@ -1,0 +1,165 @@
+"""The performance experiment under the protocol: the same numbers, and what they took."""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder of scripts
+
+import protocol
+from protocol import Protocol, Settings
+from secagg import masks
+from secagg.quantise import Quantiser
+
+from fl import algorithms, hardening, simulation
+from fl.algorithms import Moments
+from fl.models import MODELS
+from fl.rounds import Work
+from fl.sampling import MinibatchSampler
+from fl.training import Samples, sample_losses
+
+CLIENTS, BATCH, SIDE = 5, 4, 4
+SECURE = ("secagg", "secadam", "secadam_fedadam")
+
+
+def settings(**values):
+    return Settings(**{"clients": CLIENTS, "degree": None, "drop_out": 0.0, "seed": 3} | values)
+
+
+def federation(algorithm, secure=None, local_steps=1):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, SIDE, SIDE, 1), dtype=np.uint8)
+    labels = rng.integers(0, 10, 40, dtype=np.int32)
+    samples = Samples(jnp.asarray(images), jnp.asarray(labels), jnp.float32(255))
+    model = MODELS["softmax"]()
+    losses = sample_losses(model)
+    aggregator = secure.aggregator() if secure else None
+    work = Work(algorithms.ALGORITHMS[algorithm](), losses, hardening.none(), aggregator=aggregator)
+    params = model.init(jax.random.key(0), samples.take(np.arange(1))[0])
+    sampler = MinibatchSampler(np.array_split(np.arange(40), CLIENTS), BATCH, range(CLIENTS))
+    return simulation.start(work, params, samples, (CLIENTS, BATCH), local_steps), sampler
+
+
+def train(algorithm, rounds, secure=None, local_steps=1):
+    started, sampler = federation(algorithm, secure, local_steps)
+    state, _ = started.run(started.state, sampler.draw(rounds, local_steps))
+    return state
+
+
+def flat(tree):
+    return np.concatenate([np.zeros(0), *(np.ravel(leaf) for leaf in jax.tree.leaves(tree))])
+
+
+@pytest.mark.parametrize("local_steps", [1, 2])
+@pytest.mark.parametrize("algorithm", SECURE)
+def test_training_is_that_in_the_clear(algorithm, local_steps):
+    secure = Protocol(settings())
+    under = train(algorithm, 5, secure, local_steps)
+    clear = train(algorithm, 5, None, local_steps)
+    moved = np.abs(flat(clear.params) - flat(train(algorithm, 1).params)).max()
+    assert moved > 1e-3
+    np.testing.assert_allclose(flat(under.params), flat(clear.params), rtol=0, atol=2e-6)
+    spent = secure.summary()
+    assert spent["clipped"] == spent["dropped"] == spent["abandoned"] == 0
+    entries = flat(clear.params).size * (1 if algorithm == "secagg" else 2)
+    assert 8 * entries < spent["sent_bytes"] < 8 * entries + 4000
+    assert all(spent[f"{stage}_s"] > 0 for stage in protocol.STAGES)
+
+
+def moments(clients, entries, seed):
+    """Moments as trained clients send them: first ones small, second ones over ten magnitudes."""
+    rng = np.random.default_rng(seed)
+    v = 10.0 ** rng.uniform(-14, -1, (clients, entries))
+    m = rng.normal(0, 1, (clients, entries)) * np.sqrt(v)
+    return Moments({"w": m.astype("float32")}, {"w": (v + 1e-16).astype("float32")})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ratio_is_within_the_bound_of_quantisation(seed):
+    sent = moments(CLIENTS, 2000, seed)
+    aggregator = Protocol(settings()).aggregator()
+    got, memory = aggregator.aggregate(sent, aggregator.init(None, CLIENTS))
+    assert bool(aggregator.accepts(memory))
+    m, v = (np.asarray(part["w"], np.float64).mean(0) for part in sent)
+    ratio = m / np.sqrt(v)
+    # Each sum is off by its quantiser's error at most, magnified where q is smallest.
+    m_off, v_off = (
+        Quantiser.for_sum(clip, CLIENTS).error(CLIENTS) / CLIENTS
+        for clip in (protocol.M_CLIP, protocol.V_CLIP)
+    )
+    smallest = 2.0**-masks.SPAN
+    v_share = v_off / smallest**2 / v
+    assert (v_share < 0.5).all()
+    bound = (np.abs(m) + m_off / smallest) / np.sqrt(v * (1 - v_share)) - np.abs(ratio)
+    # And float32, in which the server computes.
+    bound += 1e-6 * np.abs(ratio) + 1e-9
+    assert (np.abs(got.m["w"] / np.sqrt(got.v["w"]) - ratio) <= bound).all()
+    # What the server holds is not the moments: q is in it.
+    assert np.median(np.abs(np.log2(got.v["w"] / v))) > 0.5
+
+
+def test_updates_beyond_the_clip_range_are_counted():
+    secure = Protocol(settings())
+    aggregator = secure.aggregator()
+    update = np.zeros((CLIENTS, 3), np.float32)
+    update[1] = (100, -100, 1)
+    got, _ = aggregator.aggregate({"w": update}, aggregator.init(None, CLIENTS))
+    limit = protocol.UPDATE_CLIP / CLIENTS
+    np.testing.assert_allclose(got["w"], [limit, -limit, 1 / CLIENTS], rtol=1e-6)
+    assert secure.summary()["clipped"] == 2
+
+
+def test_second_moments_that_are_lost_lead_to_no_step():
+    aggregator = Protocol(settings()).aggregator()
+    nothing = {"w": np.zeros((CLIENTS, 3), np.float32)}
+    got, _ = aggregator.aggregate(Moments(nothing, nothing), aggregator.init(None, CLIENTS))
+    assert (got.m["w"] / np.sqrt(got.v["w"])).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("algorithm", SECURE)
+def test_survivors_are_averaged_and_rounds_of_too_few_are_abandoned(algorithm):
+    secure = Protocol(settings(drop_out=0.3, seed=1))
+    started, sampler = federation(algorithm, secure)
+    state, abandoned = started.state, []
+    for _ in range(12):
+        before = flat(state.params).copy(), flat(state.server).copy()
+        already = secure.summary()["abandoned"]
+        state, _ = started.run(state, sampler.draw(1, 1))
+        abandoned.append(secure.summary()["abandoned"] > already)
+        same = [
+            np.array_equal(old, flat(new))
+            for old, new in zip(before, (state.params, state.server), strict=True)
+        ]
+        assert same[0] == abandoned[-1]
+        if abandoned[-1]:
+            assert same[1]
+    assert 0 < sum(abandoned) < 12
+    assert np.isfinite(flat(state.params)).all()
+    assert int(state.memory[0]) == 12, "no round number is used twice"
+
+
+def test_means_are_over_survivors():
+    secure = Protocol(settings(drop_out=0.2, seed=5))
+    update = {"w": np.diag([1.0, 2, 3, 0.5, 1.5]).astype("float32")}
+    aggregator = secure.aggregator()
+    memory = aggregator.init(None, CLIENTS)
+    seen = set()
+    for _ in range(15):
+        got, memory = aggregator.aggregate(update, memory)
+        if bool(aggregator.accepts(memory)):
+            there = got["w"] > 0
+            expected = update["w"].sum(0)[there] / there.sum()
+            np.testing.assert_allclose(got["w"][there], expected, rtol=1e-6)
+            seen.add(int(there.sum()))
+    assert len(seen) > 1
+
+
+def test_neighbours_give_the_same_sum():
+    update = {"w": np.random.default_rng(0).normal(size=(12, 7)).astype("float32")}
+    aggregator = Protocol(settings(clients=12, degree=6)).aggregator()
+    got, _ = aggregator.aggregate(update, aggregator.init(None, 12))
+    np.testing.assert_allclose(got["w"], update["w"].mean(0), rtol=1e-5, atol=1e-7)

@@ -1,0 +1,594 @@
+"""Secure aggregation: exact sums whoever drops out, and cheats that are caught."""
+
+import itertools
+import sys
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder of scripts
+
+from secagg import keys, masks, parameters, quantise, runner, shamir
+from secagg.client import Client
+from secagg.messages import (
+    Advertisement,
+    Confirmations,
+    Parcel,
+    ProtocolError,
+    Roster,
+    Survivors,
+    TooFewError,
+    statement,
+)
+from secagg.parameters import Parameters
+from secagg.quantise import Quantiser
+from secagg.server import Server
+
+ROUND = 7
+
+
+@cache
+def signing_keys(clients):
+    return {client: Ed25519PrivateKey.generate() for client in range(clients)}
+
+
+def setup(clients, threshold=None, entries=5, degree=None, common=False):
+    neighbours = parameters.harary(clients, degree, 0) if degree else parameters.everyone(clients)
+    registered = {client: key.public_key() for client, key in signing_keys(clients).items()}
+    threshold = threshold or parameters.majority(len(neighbours[0]) + 1)
+    return Parameters(ROUND, registered, threshold, entries, neighbours, common)
+
+
+def vectors(clients, entries, seed=0):
+    return np.random.default_rng(seed).integers(0, 2**64, (clients, entries), dtype=np.uint64)
+
+
+def play(params, data, dropping=None):
+    keys_of = signing_keys(params.clients)
+    return runner.play(params, keys_of, lambda client, _: data[client], dropping)
+
+
+# --- sums ------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_the_sum_is_that_of_the_survivors_bit_for_bit(data):
+    clients = data.draw(st.integers(2, 9), label="clients")
+    least = clients // 2 + 1
+    threshold = data.draw(st.integers(least, clients), label="threshold")
+    entries = data.draw(st.sampled_from([0, 1, 3, 1000]), label="entries")
+    gone = data.draw(st.permutations(range(clients)), label="order")[: clients - threshold]
+    stages = st.sampled_from(("", *runner.STAGES))
+    dropping = {client: data.draw(stages, label=f"client {client} drops after") for client in gone}
+    params, numbers = setup(clients, threshold, entries), vectors(clients, entries, clients)
+    result = play(params, numbers, dropping)
+    silent = {client for client, stage in dropping.items() if stage in ("", "advertise", "share")}
+    assert result.survivors == tuple(sorted(set(range(clients)) - silent))
+    expected = numbers[list(result.survivors)].sum(0, dtype=np.uint64)
+    assert np.array_equal(result.total, expected)
+
+
+@pytest.mark.parametrize("stages", list(itertools.product(("", *runner.STAGES), repeat=2)))
+def test_every_pattern_of_two_drop_outs(stages):
+    params, numbers = setup(5, 3), vectors(5, 5)
+    result = play(params, numbers, dict(zip((1, 3), stages, strict=True)))
+    assert np.array_equal(result.total, numbers[list(result.survivors)].sum(0, dtype=np.uint64))
+
+
+@pytest.mark.parametrize("common", [False, True])
+def test_neighbours_alone_give_the_same_sum(common):
+    params, numbers = setup(24, entries=50, degree=10, common=common), vectors(24, 50)
+    result = play(params, numbers, {0: "share", 5: "advertise", 9: "mask"})
+    assert result.survivors == tuple(n for n in range(24) if n not in (0, 5))
+    assert np.array_equal(result.total, numbers[list(result.survivors)].sum(0, dtype=np.uint64))
+
+
+@pytest.mark.parametrize("stage", ["", "advertise", "share", "mask", "confirm"])
+def test_with_too_few_left_the_round_is_abandoned(stage):
+    params = setup(6, 5)
+    with pytest.raises(TooFewError, match="threshold"):
+        play(params, vectors(6, 5), dict.fromkeys((0, 3), stage))
+
+
+@pytest.mark.parametrize("degree", [None, 10])
+@pytest.mark.parametrize("gone", [(), (0, 4)])
+def test_survivors_agree_on_a_secret_that_the_server_never_gets(monkeypatch, degree, gone):
+    params, secrets_seen, seen = setup(16, degree=degree, common=True), set(), []
+    receive = Server.receive
+    monkeypatch.setattr(
+        Server, "receive", lambda self, n, data: (seen.append(data), receive(self, n, data))[1]
+    )
+
+    def vector(client, secret):
+        secrets_seen.add(secret)
+        return np.zeros(5, np.uint64)
+
+    result = runner.play(params, signing_keys(16), vector, dict.fromkeys(gone, "share"))
+    assert len(result.survivors) == 16 - len(gone)
+    (secret,) = secrets_seen
+    assert len(secret) == 32
+    assert not [data for data in seen if secret in data]
+    # Nor what it is expanded to.
+    q = masks.positive(secret, ROUND, 5)
+    assert not [data for data in seen if q.tobytes()[:8] in data]
+
+
+def test_another_round_has_another_common_secret():
+    params, found = setup(4, common=True), []
+    for _ in range(2):
+        runner.play(
+            params,
+            signing_keys(4),
+            lambda _, secret: (found.append(secret), np.zeros(5, np.uint64))[1],
+        )
+    assert len(set(found)) == 2
+
+
+# --- cheats ----------------------------------------------------------------------------------
+
+
+class Played:
+    """A round that is played by hand up to some stage, so that it can be tampered with."""
+
+    def __init__(self, clients=5, threshold=None, **options):
+        self.params = setup(clients, threshold, **options)
+        self.server = Server(self.params)
+        keys_of = signing_keys(clients)
+        self.clients = [Client(n, keys_of[n], self.params) for n in range(clients)]
+        self.numbers = vectors(clients, self.params.entries)
+        self.advertised = [client.advertise() for client in self.clients]
+
+    def rosters(self):
+        for n, advertisement in enumerate(self.advertised):
+            self.server.receive(n, advertisement.to_bytes())
+        return self.server.rosters()
+
+    def deliveries(self):
+        for n, roster in self.rosters().items():
+            self.server.receive(n, self.clients[n].share(roster).to_bytes())
+        return self.server.deliveries()
+
+    def survivors(self):
+        for n, delivery in self.deliveries().items():
+            self.clients[n].receive(delivery)
+            self.server.receive(n, self.clients[n].mask(self.numbers[n]).to_bytes())
+        return self.server.survivors()
+
+    def confirmations(self):
+        survivors = self.survivors()
+        for n, client in enumerate(self.clients):
+            self.server.receive(n, client.confirm(survivors).to_bytes())
+        return self.server.confirmations()
+
+
+def altered(data, place=-1):
+    changed = bytearray(data)
+    changed[place] ^= 1
+    return bytes(changed)
+
+
+def refused(sentence):
+    return pytest.raises(ProtocolError, match=sentence)
+
+
+def test_wrong_signatures_under_keys():
+    played = Played()
+    (roster, *_) = played.rosters().values()
+    forged = replace(played.advertised[2], signature=altered(played.advertised[2].signature))
+    with refused("wrong signature of client 2"):
+        played.clients[0].share(replaced(roster, forged))
+
+
+def replaced(roster, *advertisements):
+    """A roster with other advertisements in place of their clients'."""
+    by_client = {a.client: a.to_bytes() for a in advertisements}
+    kept = [Advertisement.from_bytes(data) for data in roster.advertisements]
+    return Roster(tuple(by_client.get(a.client, a.to_bytes()) for a in kept))
+
+
+def signed_by(client, advertisement):
+    return replace(advertisement, signature=signing_keys(5)[client].sign(advertisement.signed()))
+
+
+def test_keys_in_place_of_a_clients_own():
+    played = Played()
+    roster = played.rosters()[0]
+    other = signed_by(0, replace(played.advertised[0], masking_key=bytes(range(32))))
+    with refused("its own keys are missing or replaced"):
+        played.clients[0].share(replaced(roster, other))
+
+
+def test_keys_of_another_round():
+    played = Played()
+    roster = played.rosters()[0]
+    old = signed_by(3, replace(played.advertised[3], round_number=ROUND - 1))
+    with refused("keys of client 3 are of another round"):
+        played.clients[0].share(replaced(roster, old))
+
+
+def test_keys_that_are_used_twice():
+    played = Played()
+    roster = played.rosters()[0]
+    same = signed_by(3, replace(played.advertised[3], masking_key=played.advertised[2].masking_key))
+    with refused("advertised more than once"):
+        played.clients[0].share(replaced(roster, same))
+
+
+def test_a_client_that_is_advertised_twice():
+    played = Played()
+    roster = played.rosters()[0]
+    with refused("client 1 is advertised twice"):
+        played.clients[0].share(Roster((*roster.advertisements, roster.advertisements[1])))
+
+
+def test_keys_of_nobody_registered():
+    played = Played()
+    roster = played.rosters()[0]
+    stranger = Ed25519PrivateKey.generate()
+    keys_of = replace(played.advertised[3], client=9, masking_key=bytes(range(32)))
+    keys_of = replace(keys_of, encryption_key=bytes(range(1, 33)))
+    keys_of = replace(keys_of, signature=stranger.sign(keys_of.signed()))
+    with refused("client 9 is not registered"):
+        played.clients[0].share(Roster((*roster.advertisements, keys_of.to_bytes())))
+
+
+def test_a_public_key_that_makes_the_secret_known():
+    played = Played()
+    roster = played.rosters()[0]
+    zero = signed_by(3, replace(played.advertised[3], encryption_key=bytes(32)))
+    with refused("no secret can be shared"):
+        played.clients[0].share(replaced(roster, zero))
+
+
+def test_too_few_keys():
+    played = Played(threshold=4)
+    roster = played.rosters()[0]
+    with pytest.raises(TooFewError, match="3 clients are fewer than the threshold of 4"):
+        played.clients[0].share(Roster(roster.advertisements[:3]))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "sentence"),
+    [
+        (lambda sent: sent | {2: altered(sent[2])}, "from client 2 was altered"),
+        (lambda sent: sent | {2: altered(sent[2], 0)}, "from client 2 was altered"),
+        (lambda sent: sent | {2: sent[2][:-1]}, "from client 2 was altered, cut off"),
+        (lambda sent: sent | {2: b""}, "from client 2 was altered, cut off"),
+        (lambda sent: sent | {2: sent[3], 3: sent[2]}, "from client 2 was altered"),
+        (lambda sent: {n: c for n, c in sent.items() if n != 2}, "one parcel of each sharer"),
+        (lambda sent: sent | {0: sent[2]}, "one parcel of each sharer"),
+    ],
+    ids=["altered", "other nonce", "truncated", "emptied", "swapped", "left out", "from itself"],
+)
+def test_ciphertexts_that_were_tampered_with(tamper, sentence):
+    played = Played()
+    delivery = played.deliveries()[0]
+    with refused(sentence):
+        played.clients[0].receive(replace(delivery, ciphertexts=tamper(delivery.ciphertexts)))
+    with refused("asked to mask where failed is due"):
+        played.clients[0].mask(played.numbers[0])
+
+
+def test_a_ciphertext_meant_for_another():
+    played = Played()
+    deliveries = played.deliveries()
+    stolen = deliveries[1].ciphertexts[2]
+    changed = replace(deliveries[0], ciphertexts=deliveries[0].ciphertexts | {2: stolen})
+    with refused("meant for another client"):
+        played.clients[0].receive(changed)
+
+
+def test_a_ciphertext_of_another_round():
+    key = bytes(32)
+    sealed = keys.encrypt(key, b"share", ROUND, 1, 2)
+    assert keys.decrypt(key, sealed, ROUND, 1, 2) == b"share"
+    assert keys.encrypt(key, b"share", ROUND, 1, 2) != sealed, "each has a nonce of its own"
+    for other in ((ROUND + 1, 1, 2), (ROUND, 2, 1), (ROUND, 1, 3)):
+        with refused("another client or round"):
+            keys.decrypt(key, sealed, *other)
+
+
+def test_two_survivor_sets_shown_to_different_clients():
+    played = Played()
+    survivors = played.survivors()
+    fewer = Survivors(survivors.clients[:-1])
+    signatures = {
+        n: client.confirm(fewer if n in (1, 2) else survivors).signature
+        for n, client in enumerate(played.clients)
+    }
+    others = {n: signature for n, signature in signatures.items() if n != 0}
+    with refused("wrong signature of client 1 under the survivors"):
+        played.clients[0].unmask(Confirmations(others))
+    # Those alone who were shown the same are too few.
+    with refused("asked to unmask where failed is due"):
+        played.clients[0].unmask(Confirmations({3: signatures[3], 4: signatures[4]}))
+    with pytest.raises(TooFewError, match="matching signatures of 3 clients"):
+        played.clients[3].unmask(Confirmations({0: signatures[0], 4: signatures[4]}))
+
+
+def test_sharers_that_differ_make_signatures_that_do_not_match():
+    played = Played(threshold=3)
+    deliveries = played.deliveries()
+    for n, client in enumerate(played.clients[:4]):
+        delivery = deliveries[n]
+        if n == 0:  # is told that client 4 never shared
+            kept = {m: c for m, c in delivery.ciphertexts.items() if m != 4}
+            delivery = replace(delivery, ciphertexts=kept, sharers=(0, 1, 2, 3))
+        client.receive(delivery)
+        client.mask(played.numbers[n])
+    signatures = {
+        n: client.confirm(Survivors((0, 1, 2, 3))).signature
+        for n, client in enumerate(played.clients[:4])
+    }
+    with refused("wrong signature of client 0"):
+        played.clients[1].unmask(Confirmations({n: signatures[n] for n in (0, 2, 3)}))
+
+
+def test_both_kinds_of_share_of_one_client():
+    """A server that asks again, with other survivors, to get what it was not given."""
+    played = Played()
+    survivors = played.survivors()
+    played.clients[0].confirm(survivors)
+    with refused("asked to confirm where unmask is due"):
+        played.clients[0].confirm(Survivors(survivors.clients[:-1]))
+    signed = {n: c.confirm(survivors).signature for n, c in enumerate(played.clients) if n}
+    given = played.clients[0].unmask(Confirmations(signed))
+    assert given.seed_shares.keys() == set(range(5))
+    assert given.key_shares == {}
+    with refused("asked to unmask where done is due"):
+        played.clients[0].unmask(Confirmations(signed))
+
+
+@pytest.mark.parametrize(
+    ("clients", "sentence"),
+    [((1, 2, 3, 4), "lack this client"), ((0, 1, 2, 2, 4), "ascending"), ((0, 1, 2, 9), "unknown")],
+)
+def test_survivors_that_cannot_be(clients, sentence):
+    played = Played()
+    played.survivors()
+    with refused(sentence):
+        played.clients[0].confirm(Survivors(clients))
+
+
+def test_too_few_survivors():
+    played = Played(threshold=4)
+    played.survivors()
+    with pytest.raises(TooFewError, match="masked inputs of 3 clients"):
+        played.clients[0].confirm(Survivors((0, 1, 2)))
+
+
+def test_clients_that_answer_twice_or_for_others_or_out_of_turn():
+    played = Played()
+    first, second, *_ = played.advertised
+    played.server.receive(0, first.to_bytes())
+    with refused("client 0 answers twice"):
+        played.server.receive(0, first.to_bytes())
+    with refused("client 0 speaks for client 1"):
+        played.server.receive(0, second.to_bytes())
+    with refused("malformed Advertisement"):
+        played.server.receive(1, second.to_bytes()[:-1])
+    with refused("client 2 speaks of another round"):
+        played.server.receive(2, replace(played.advertised[2], round_number=0).to_bytes())
+
+
+def test_clients_that_were_gone_do_not_come_back():
+    played = Played(threshold=4)
+    for n, advertisement in enumerate(played.advertised[:4]):
+        played.server.receive(n, advertisement.to_bytes())
+    rosters = played.server.rosters()
+    late = Client(4, signing_keys(5)[4], played.params)
+    late.advertise()
+    shares = played.clients[0].share(rosters[0])
+    with refused("client 4 has no part"):
+        played.server.receive(4, replace(shares, client=4).to_bytes())
+
+
+def test_wrong_shares_of_a_key_are_noticed():
+    played = Played(threshold=3)
+    deliveries = played.deliveries()
+    for n in range(4):
+        played.clients[n].receive(deliveries[n])
+        played.server.receive(n, played.clients[n].mask(played.numbers[n]).to_bytes())
+    survivors = played.server.survivors()
+    for n in range(4):
+        played.server.receive(n, played.clients[n].confirm(survivors).to_bytes())
+    for n, confirmations in played.server.confirmations().items():
+        given = played.clients[n].unmask(confirmations)
+        if n == 1:
+            given = replace(given, key_shares={4: altered(given.key_shares[4])})
+        played.server.receive(n, given.to_bytes())
+    with refused("wrong shares of the masking key of client 4|do not belong"):
+        played.server.total()
+
+
+@pytest.mark.parametrize(
+    ("clients", "threshold", "sentence"),
+    [(1, 1, "at least two"), (4, 5, "threshold of 5 of 4"), (4, 2, "two halves")],
+)
+def test_parameters_that_promise_nothing(clients, threshold, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        setup(clients, threshold)
+
+
+# --- what the server sees ------------------------------------------------------------------------
+
+
+def test_masked_inputs_of_constant_vectors_are_uniform_bytes():
+    params, counts = setup(3, 2, entries=64), Counter()
+    vector = np.full(64, 42, np.uint64)
+    for _ in range(60):
+        played = Played(3, 2, entries=64)
+        for n, delivery in played.deliveries().items():
+            played.clients[n].receive(delivery)
+            masked = played.clients[n].mask(vector)
+            counts.update(masked.vector)
+    assert sum(counts.values()) == 60 * 3 * 64 * 8
+    assert chisquare([counts[byte] for byte in range(256)]).pvalue > 1e-4
+    assert params.entries == 64
+
+
+def test_fewer_shares_than_the_threshold_leave_every_secret_equally_likely():
+    prime, threshold, points = 7, 3, (1, 2, 3, 4)
+    for holders in itertools.combinations(points, threshold - 1):
+        seen = Counter()
+        for secret, *coefficients in itertools.product(range(prime), repeat=threshold):
+            drawn = iter(coefficients)
+            shares = shamir.split_number(
+                secret, threshold, points, prime, lambda _, drawn=drawn: next(drawn)
+            )
+            seen[(*(shares[point] for point in holders), secret)] += 1
+        # Whatever two holders see, each secret is behind it equally often.
+        assert len(seen) == prime**threshold
+        assert set(seen.values()) == {1}
+
+
+@given(
+    secret=st.binary(min_size=32, max_size=32),
+    threshold=st.integers(1, 6),
+    chosen=st.permutations(range(1, 7)),
+)
+def test_any_shares_of_the_threshold_give_the_secret(secret, threshold, chosen):
+    shares = shamir.split(secret, threshold, range(1, 7))
+    assert {len(share) for share in shares.values()} == {shamir.SHARE_BYTES}
+    some = {point: shares[point] for point in chosen[:threshold]}
+    assert shamir.combine(some, threshold) == secret
+    if threshold > 1:
+        some.popitem()
+        with pytest.raises(shamir.ShareError, match="takes"):
+            shamir.combine(some, threshold)
+
+
+def test_shares_that_are_none_are_refused():
+    shares = shamir.split(bytes(32), 2, (1, 2))
+    with pytest.raises(shamir.ShareError, match="no number"):
+        shamir.combine(shares | {1: b"\xff" * 33}, 2)
+    with pytest.raises(shamir.ShareError, match="no number"):
+        shamir.combine(shares | {1: b""}, 2)
+    for threshold, points in ((3, (1, 2)), (0, (1, 2)), (2, (0, 1)), (2, (1, 1))):
+        with pytest.raises(ValueError, match=r"threshold|points"):
+            shamir.split(bytes(32), threshold, points)
+
+
+def test_the_field_is_a_field():
+    for witness in (2, 3, 5, 7, 11, 13, 17):
+        assert pow(witness, shamir.PRIME - 1, shamir.PRIME) == 1
+    assert shamir.PRIME > 2**256
+
+
+# --- numbers ---------------------------------------------------------------------------------
+
+
+@given(
+    clip=st.floats(1e-6, 1e6),
+    numbers=st.lists(st.floats(-2e6, 2e6), min_size=1, max_size=30),
+    clients=st.integers(1, 2000),
+)
+def test_sums_of_quantised_numbers_are_within_the_bound_and_never_wrap(clip, numbers, clients):
+    quantiser = Quantiser.for_sum(clip, clients)
+    sent = [quantiser.quantise(np.array([number])) for number in numbers[:clients]]
+    total = np.sum([each.values for each in sent], axis=0, dtype=np.uint64)
+    exact = np.clip(numbers[:clients], -clip, clip).sum()
+    assert abs(quantiser.restore(total)[0] - exact) <= quantiser.error(clients) * 1.01
+    assert [each.clipped for each in sent] == [int(abs(n) > clip) for n in numbers[:clients]]
+    # The largest sum that there can be.
+    unit = int(quantiser.quantise(np.array([clip])).values[0])
+    assert clients * unit < 2**63
+
+
+def test_rounding_is_to_the_nearest_even():
+    quantiser = Quantiser(clip=8.0, bits=0)
+    values = quantiser.quantise(np.array([0.5, 1.5, 2.5, -0.5, -1.5, 2.6])).values
+    assert values.view(np.int64).tolist() == [0, 2, 2, 0, -2, 3]
+
+
+def test_what_is_no_number_is_not_sent():
+    with pytest.raises(ValueError, match="diverged"):
+        Quantiser.for_sum(1.0, 3).quantise(np.array([0.0, np.nan]))
+    assert Quantiser.for_sum(1.0, 3).quantise(np.array([np.inf])).clipped == 1
+    for clip, clients in ((0, 1), (np.inf, 1), (1, 0)):
+        with pytest.raises(ValueError, match=r"clip|clients"):
+            Quantiser.for_sum(clip, clients)
+
+
+def test_masks_are_those_of_their_key_and_round_alone():
+    first = masks.expand(bytes(32), 0, 1000)
+    assert np.array_equal(first[:10], masks.expand(bytes(32), 0, 10))
+    assert not np.isin(masks.expand(bytes(32), 1, 1000), first).any()
+    assert not np.isin(masks.expand(bytes(31) + b"\1", 0, 1000), first).any()
+    with pytest.raises(ValueError, match="32 bytes"):
+        masks.expand(bytes(16), 0, 1)
+
+
+def test_common_masks_are_positive_and_spread_over_their_span():
+    q = masks.positive(bytes(32), 3, 100_000)
+    assert 2.0**-masks.SPAN <= q.min() < q.max() <= 2.0**masks.SPAN
+    assert np.log2(q).std() == pytest.approx(2 * masks.SPAN / 12**0.5, rel=0.01)
+
+
+# --- neighbours ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("clients", "degree"), [(3, 2), (10, 4), (11, 10), (50, 20)])
+def test_harary_graphs_are_regular_symmetric_and_random(clients, degree):
+    graph = parameters.harary(clients, degree, 1)
+    assert {len(others) for others in graph.values()} == {degree}
+    assert all(client in graph[other] for client, others in graph.items() for other in others)
+    assert all(client not in others for client, others in graph.items())
+    if degree < clients - 1:
+        assert graph != parameters.harary(clients, degree, 2)
+
+
+def test_degrees_grow_slowly_and_keep_their_bounds():
+    degrees = {clients: parameters.choose_degree(clients) for clients in (100, 1000, 10_000)}
+    assert degrees[100] < degrees[1000] < degrees[10_000] < 2 * degrees[1000]
+    assert parameters.choose_degree(10) is None
+    careful = parameters.choose_degree(1000, dropping=0.15, corrupt=0.15)
+    assert careful is None or careful > degrees[1000]
+    for degree in (1, 3, 10):
+        with pytest.raises(ValueError, match="degree"):
+            parameters.harary(10, degree, 0)
+
+
+def test_a_clients_masks_are_as_many_as_its_neighbours(monkeypatch):
+    counted = Counter()
+    expand = masks.expand
+
+    def counting(key, number, entries):
+        counted["expanded"] += 1
+        return expand(key, number, entries)
+
+    played = Played(40, entries=4, degree=6)
+    delivery = played.deliveries()[0]
+    played.clients[0].receive(delivery)
+    monkeypatch.setattr(masks, "expand", counting)
+    played.clients[0].mask(played.numbers[0])
+    assert counted["expanded"] == 6 + 1
+    assert len(delivery.ciphertexts) == 6
+
+
+# --- records ---------------------------------------------------------------------------------
+
+
+def test_records_survive_the_way_and_nothing_else_does():
+    parcel = Parcel(b"seed", b"key", b"")
+    assert Parcel.from_bytes(parcel.to_bytes()) == parcel
+    for data in (b"", b"\xc1", parcel.to_bytes()[:-1], parcel.to_bytes() + b"\0", b"\x93\1\2\3"):
+        with refused("malformed Parcel"):
+            Parcel.from_bytes(data)
+    with refused("malformed Survivors"):
+        Survivors.from_bytes(parcel.to_bytes())
+
+
+def test_statements_of_different_kinds_never_coincide():
+    kinds = [("advertise", 1, 2), ("confirm", 1, 2), ("advertise", 12), ("confirm", 1, [2])]
+    assert len({statement(*content) for content in kinds}) == len(kinds)
+    assert quantise.MODULUS_BITS == 64
