@@ -100,8 +100,7 @@ class Protocol:
         clients, degree = self._settings.clients, self._settings.degree
         neighbours = parameters.everyone(clients)
         if degree is not None:
-            seed = [self._settings.seed, number]
-            neighbours = parameters.harary(clients, degree, seed)
+            neighbours = parameters.harary(clients, degree, [self._settings.seed, number, 0])
         return parameters.Parameters(
             number,
             self._registered,
@@ -113,7 +112,7 @@ class Protocol:
 
     def _dropping(self, number):
         """Who vanishes in a round, and after which stage."""
-        rng = np.random.default_rng([self._settings.seed, number])
+        rng = np.random.default_rng([self._settings.seed, number, 1])
         vanishing = np.flatnonzero(rng.random(self._settings.clients) < self._settings.drop_out)
         self._spent["dropped"] += len(vanishing)
         return {int(client): str(rng.choice(DROPPED_AFTER)) for client in vanishing}
