@@ -10,13 +10,14 @@ cancel; *confirm* by signature who is left; and *unmask*: they give the server t
 seeds of those who are left, and of the private keys of those who are gone.
 
 Who learns what. The server: who takes part, who drops out, and the sum of the survivors' vectors;
-no client's vector. A client: whom it deals with, and the common secret, where there is one; no other
-client's vector. The server and up to t - 1 clients that all follow the protocol (2 t - n - 1, if the
-server cheats) together: those clients' vectors, so the sum over all others, and the common secret;
-no single honest client's vector. In SecAdam the vectors are q m and q^2 v, with q in [1/4, 4) drawn
-from the common secret. That hides each round's mean moments up to such factors, but not their signs
-or their ratio, which is public by design; nor, over many rounds, moments that hardly change, since
-the server can average the q of all rounds away. Nothing here is differentially private.
+no client's vector. A client: whom it deals with, and the common secret, where there is one; no
+other client's vector. The server and up to t - 1 clients that all follow the protocol (2 t - n - 1,
+if the server cheats) together: those clients' vectors, so the sum over all others, and the common
+secret; no single honest client's vector. In SecAdam the vectors are q m and q^2 v, with q in
+[1/4, 4) drawn from the common secret. That hides each round's mean moments up to such factors, but
+not their signs or their ratio, which is public by design; nor, over many rounds, moments that
+hardly change, since the server can average the q of all rounds away. Nothing here is differentially
+private.
 
 What is assumed. Registered keys that the server cannot replace; channels that say who sent a
 message; t of those that each client deals with stay to the end; in SecAgg+, places in the circle
