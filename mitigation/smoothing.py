@@ -5,6 +5,7 @@ The vote is what CRFL's certificate counts (Xie et al. 2021, arXiv:2106.08283, a
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -62,13 +63,34 @@ def vote(
     Returns:
         int [sample, class]: how many of the models predict the class.
     """
-    # One by one on CPU, side by side on GPU, as clients are.
-    over_models = _one_by_one if simulation.default_mapping().clients == "unrolled" else jax.vmap
+    count = _counter(logits, simulation.default_mapping().clients == "vmap")
+    chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+    counts = [jnp.zeros((len(chunk), CLASSES), jnp.int32) for chunk in chunks]
+    with progress_bar(models, label, "model") as bar:
+        for start in range(0, models, GROUP):
+            numbers = start + np.arange(GROUP)
+            made = _make(params, sigma, key, 0 * numbers if frozen else numbers)
+            counts_as = (numbers < models).astype(np.int32)
+            counts = [count(made, counts_as, *each) for each in zip(chunks, counts, strict=True)]
+            # Or else all of them would be on their way at once, with their models in memory.
+            jax.block_until_ready(counts)
+            bar.update(min(GROUP, models - start))
+    return np.concatenate(jax.device_get(counts))
 
-    @jax.jit
-    def make(params, numbers):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, 0 * numbers if frozen else numbers)
-        return jax.vmap(smoothed, (None, None, 0))(params, sigma, keys)
+
+@jax.jit
+def _make(params, sigma, key, numbers):
+    """Smoothed models, stacked, each with noise of its number."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+    return jax.vmap(smoothed, (None, None, 0))(params, sigma, keys)
+
+
+# Runs that differ in their seed alone share what is compiled.
+@lru_cache
+def _counter(logits, side_by_side):
+    """Make (stacked models, whether each counts, images, votes so far) -> votes."""
+    # One by one on CPU, side by side on GPU, as clients are.
+    over_models = jax.vmap if side_by_side else _one_by_one
 
     @jax.jit
     def count(made, counts_as, images, counts):
@@ -76,17 +98,7 @@ def vote(
         votes = jax.nn.one_hot(chosen, CLASSES, dtype=counts.dtype)
         return counts + jnp.tensordot(counts_as, votes, 1)
 
-    chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
-    counts = [jnp.zeros((len(chunk), CLASSES), jnp.int32) for chunk in chunks]
-    with progress_bar(models, label, "model") as bar:
-        for start in range(0, models, GROUP):
-            numbers = start + np.arange(GROUP)
-            made, counts_as = make(params, numbers), (numbers < models).astype(np.int32)
-            counts = [count(made, counts_as, *each) for each in zip(chunks, counts, strict=True)]
-            # Or else all of them would be on their way at once, with their models in memory.
-            jax.block_until_ready(counts)
-            bar.update(min(GROUP, models - start))
-    return np.concatenate(jax.device_get(counts))
+    return count
 
 
 def _one_by_one(function):
