@@ -70,6 +70,13 @@ def test_the_sum_is_that_of_the_survivors_bit_for_bit(data):
     stages = st.sampled_from(("", *runner.STAGES))
     dropping = {client: data.draw(stages, label=f"client {client} drops after") for client in gone}
     params, numbers = setup(clients, threshold, entries), vectors(clients, entries, clients)
+    if data.draw(st.booleans(), label="quantised"):  # values at the clip range and beyond it
+        values = data.draw(st.lists(st.sampled_from((-9.0, -2.0, 0.0, 2.0, np.inf)), min_size=1))
+        quantiser = Quantiser.for_sum(2.0, clients)
+        numbers = quantiser.quantise(np.resize(values, clients * entries)).values
+        numbers = numbers.reshape(clients, entries)
+        # No sum wraps: the integers add up as signed ones, too.
+        assert abs(numbers.view(np.int64).sum(0, dtype=object)).max(initial=0) < 2**63
     result = play(params, numbers, dropping)
     silent = {client for client, stage in dropping.items() if stage in ("", "advertise", "share")}
     assert result.survivors == tuple(sorted(set(range(clients)) - silent))
@@ -276,6 +283,31 @@ def test_ciphertexts_that_were_tampered_with(tamper, sentence):
         played.clients[0].receive(replace(delivery, ciphertexts=tamper(delivery.ciphertexts)))
     with refused("asked to mask where failed is due"):
         played.clients[0].mask(played.numbers[0])
+
+
+@pytest.mark.parametrize("hidden", [3, 15])
+def test_sharers_whose_keys_were_kept_back(hidden):
+    """Client 3 deals seeds of the common secret to all, client 15 shares with neighbours alone."""
+    played = Played(16, degree=4, common=True)
+    assert 3 in played.params.dealers
+    rosters = played.rosters()
+    client = next(n for n in range(16) if hidden in played.params.neighbours[n])
+    other = next(n for n in range(16) if n not in played.params.circle(hidden) and n != client)
+    for number in (client, other) if hidden in played.params.dealers else (client,):
+        kept = [
+            data
+            for data in rosters[number].advertisements
+            if Advertisement.from_bytes(data).client != hidden
+        ]
+        rosters[number] = Roster(tuple(kept))
+    for n, roster in rosters.items():
+        played.server.receive(n, played.clients[n].share(roster).to_bytes())
+    deliveries = played.server.deliveries()
+    with refused("never advertised keys"):
+        played.clients[client].receive(deliveries[client])
+    if hidden in played.params.dealers:
+        with refused("never advertised keys"):
+            played.clients[other].receive(deliveries[other])
 
 
 def test_a_ciphertext_meant_for_another():

@@ -106,13 +106,13 @@ class Client:
             self._sharers = self._numbers(delivery.sharers, "sharers")
             circle = self._parameters.circle(self._number) & self._sharers
             self._require(circle, "shares")
-            if not circle <= self._roster.keys():
-                raise self._error("the delivery names sharers that never advertised keys")
             expected = {
                 sender
-                for sender in self._sharers & self._roster.keys() - {self._number}
+                for sender in self._sharers - {self._number}
                 if sender in circle or self._common_from(sender)
             }
+            if not expected <= self._roster.keys():
+                raise self._error("the delivery names sharers that never advertised keys")
             if delivery.ciphertexts.keys() != expected:
                 raise self._error("the delivery does not hold one parcel of each sharer")
             for sender, ciphertext in delivery.ciphertexts.items():
@@ -137,10 +137,11 @@ class Client:
             for other in self._circle - {self._number}:
                 key = keys.agree(self._masking, self._roster[other].masking_key, "mask", number)
                 mask = masks.expand(key, number, entries)
-                # The two of a pair add opposite masks.
-                np.add(masked, mask, masked) if self._number < other else np.subtract(
-                    masked, mask, masked
-                )
+                # What one of a pair adds, the other subtracts.
+                if self._number < other:
+                    masked += mask
+                else:
+                    masked -= mask
             return MaskedInput(self._number, number, masked.astype("<u8", copy=False).tobytes())
 
     def confirm(self, survivors: Survivors) -> Confirmation:
