@@ -150,7 +150,8 @@ def _draw(axis, view, x, score, names=None):
             points[x],
             mean,
             color=color,
-            linestyle=DASHES[number % len(DASHES)],
+            # A colour that comes again has other dashes.
+            linestyle=DASHES[(number + number // len(COLORS)) % len(DASHES)],
             linewidth=1.3,
             label=line,
         )
