@@ -58,7 +58,8 @@ def main(tmp_path, kept):
 
 
 def test_every_attack_gets_a_row_and_attacks_on_one_training_share_it(main):
-    done = main("-o", "sgd", "ours", "--attack", "representation", "analytic", *SMALL)
+    words = ("-m", "softmax", "-o", "sgd", "ours", "--attack", "representation", "analytic")
+    done = main(*words, *SMALL)
     assert done.returncode == 0, done.stderr
     frame = results.read(main.results)
     assert list(zip(frame.algorithm, frame.attack, strict=True)) == [
@@ -84,7 +85,8 @@ def test_published_command_line_with_dp_runs_unchanged(main):
 
 
 def test_idlg_takes_minibatches_of_one_and_perturbing_is_named(main):
-    done = main("-o", "ours", "--idlg", "--perturb", "-n", "4", "-r", "4", *SHORT)
+    words = ("-m", "softmax", "-o", "ours", "--idlg", "--perturb", "-n", "4", "-r", "4")
+    done = main(*words, *SHORT)
     assert done.returncode == 0, done.stderr
     (row,) = results.read(main.results).to_dict("records")
     assert row["algorithm"] == "secadam_perturbed"
