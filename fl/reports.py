@@ -73,6 +73,12 @@ def command_line(description: str, folder: Path, example: str) -> argparse.Argum
     return parser
 
 
+def add_table_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that all tables share."""
+    parser.add_argument("--paper", type=Path, metavar="CSV", help="published figures to set beside")
+    parser.add_argument("--markdown", action="store_true", help="tables for GitHub, not for LaTeX")
+
+
 def load(
     parser: argparse.ArgumentParser,
     options: argparse.Namespace,
@@ -116,6 +122,16 @@ def read(path: Path, needs: Sequence[str]) -> pd.DataFrame:
         sys.exit(str(error))
 
 
+def read_paper(path: Path | None, keys: Sequence[str]) -> pd.DataFrame | None:
+    """Read published figures, of the columns metric, mean and std; None without a path.
+
+    Args:
+        path: of `--paper`.
+        keys: the columns that say what was run.
+    """
+    return read(path, [*keys, "metric", "mean", "std"]) if path else None
+
+
 def with_published(
     stats: pd.DataFrame, paper: pd.DataFrame | None, view: pd.DataFrame, keys: Sequence[str]
 ) -> pd.DataFrame:
@@ -149,7 +165,6 @@ def metric_cells(
     metrics: Iterable[Metric],
     paper: pd.DataFrame | None,
     keys: Sequence[str],
-    missing: str = "none",
 ) -> tuple[pd.DataFrame, dict[Metric, pd.DataFrame]]:
     """Lay out a column for each metric.
 
@@ -159,7 +174,6 @@ def metric_cells(
         metrics: those without any value are left out, unless they are `always` there.
         paper: published figures, with the columns metric, mean and std, or None.
         keys: as for `with_published`.
-        missing: word for a cell whose runs have no value.
 
     Returns:
         The cells as text, and the statistics behind them by metric.
@@ -180,7 +194,7 @@ def metric_cells(
         labels = labels.assign(span=metric.span, metric=metric.name)
         parts.append(
             tables.text_table(
-                labels, rows, ["span", "metric"], metric.scale, metric.decimals, missing, order
+                labels, rows, ["span", "metric"], metric.scale, metric.decimals, "none", order
             )
         )
     cells = pd.concat([part.reindex(index) for part in parts], axis=1).fillna(tables.DASH)

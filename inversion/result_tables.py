@@ -53,13 +53,10 @@ def main() -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--dp", action="store_true", help="differential privacy instead")
     kind.add_argument("--idlg", action="store_true", help="the iDLG attack instead")
-    parser.add_argument("--paper", type=Path, metavar="CSV", help="published figures to set beside")
-    parser.add_argument("--markdown", action="store_true", help="tables for GitHub, not for LaTeX")
+    reports.add_table_options(parser)
     options = parser.parse_args()
     frame = reports.load(parser, options, RUN, NEEDS)
-    paper = (
-        reports.read(options.paper, [*PAPER, "metric", "mean", "std"]) if options.paper else None
-    )
+    paper = reports.read_paper(options.paper, PAPER)
 
     plain = frame[~is_private(frame)]
     is_idlg = plain["attack"] == "idlg"

@@ -69,13 +69,10 @@ def main() -> None:
     parser.add_argument(
         "--aggregators", action="store_true", help="only without defence, and robust aggregators"
     )
-    parser.add_argument("--paper", type=Path, metavar="CSV", help="published figures to set beside")
-    parser.add_argument("--markdown", action="store_true", help="tables for GitHub, not for LaTeX")
+    reports.add_table_options(parser)
     options = parser.parse_args()
     frame = reports.load(parser, options, RUN, NEEDS)
-    paper = (
-        reports.read(options.paper, [*PAPER, "metric", "mean", "std"]) if options.paper else None
-    )
+    paper = reports.read_paper(options.paper, PAPER)
     found = list(attack_tables(frame[_wanted(frame, options)], paper))
     if not found:
         sys.exit("no such runs: try without --one-shot, --continuous, --pgd, ...")

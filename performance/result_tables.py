@@ -32,13 +32,14 @@ def main() -> None:
     """Print the tables that the command line asks for."""
     parser = reports.command_line(__doc__, Path(__file__).parent, "rounds=3000 aggregation=clear")
     parser.add_argument("--convergence", action="store_true", help="rounds to convergence instead")
-    parser.add_argument("--paper", type=Path, metavar="CSV", help="published figures to set beside")
-    parser.add_argument("--markdown", action="store_true", help="tables for GitHub, not for LaTeX")
+    reports.add_table_options(parser)
     parser.add_argument("--bold", action="store_true", help="set the best means in bold")
     parser.add_argument("--decimals", type=int, default=1, help="of accuracies (default: 1)")
     options = parser.parse_args()
     frame = reports.load(parser, options, RUN, NEEDS)
-    paper = _read_paper(options.paper) if options.paper else None
+    paper = reports.read_paper(options.paper, PAPER)
+    if paper is not None:
+        paper = paper[paper["metric"] == "final_accuracy"]
 
     # A run that stops at convergence has no final accuracy to compare.
     frame = frame[frame["convergence"].notna() == options.convergence]
@@ -214,11 +215,6 @@ def _describe(setting):
     if pd.notna(setting["overrides"]):
         phrases.append(setting["overrides"])
     return phrases
-
-
-def _read_paper(path):
-    frame = reports.read(path, [*PAPER, "metric", "mean", "std"])
-    return frame[frame["metric"] == "final_accuracy"]
 
 
 def _rounds(view):
