@@ -100,7 +100,8 @@ def run_cell(options, cell):
         saved=saved,
         label=describe(cell),
     )
-    record(options.results, cell, outcome, secure.summary() if secure else {})
+    rounds_run = int(outcome.state.memory[0]) if secure else 0
+    record(options.results, cell, outcome, secure.summary(rounds_run) if secure else {})
     saved.unlink(missing_ok=True)
 
 

@@ -70,14 +70,23 @@ class Protocol:
 
         return Aggregator(init, aggregate, accepts=lambda memory: memory[1], on_host=True)
 
-    def summary(self) -> dict[str, float]:
-        """What a round took on average, as columns of results.csv, and what was lost in all."""
-        spent, rounds = self._spent, max(1, self._spent["rounds"])
+    def summary(self, rounds_run: int) -> dict[str, float]:
+        """What a round took on average, as columns of results.csv, and what was lost in all.
+
+        Args:
+            rounds_run: of the whole run. Where an earlier process played some of them, the averages
+                are over the others, and what was lost in all is not known.
+        """
+        spent, rounds = self._spent, self._spent["rounds"]
+        if not rounds:
+            return {}
         columns = {
             "sent_bytes": round(spent["sent"] / rounds / self._settings.clients),
             "received_bytes": round(spent["received"] / rounds / self._settings.clients),
             **{f"{stage}_s": round(spent[stage] / rounds, 5) for stage in STAGES},
         }
+        if rounds < rounds_run:
+            return columns
         return columns | {name: spent[name] for name in ("clipped", "dropped", "abandoned")}
 
     def _play(self, messages: PyTree, number: int) -> tuple[PyTree, bool]:

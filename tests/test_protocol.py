@@ -63,7 +63,7 @@ def test_training_is_that_in_the_clear(algorithm, local_steps):
     moved = np.abs(flat(clear.params) - flat(train(algorithm, 1).params)).max()
     assert moved > 1e-3
     np.testing.assert_allclose(flat(under.params), flat(clear.params), rtol=0, atol=2e-6)
-    spent = secure.summary()
+    spent = secure.summary(5)
     assert spent["clipped"] == spent["dropped"] == spent["abandoned"] == 0
     entries = flat(clear.params).size * (1 if algorithm == "secagg" else 2)
     assert 8 * entries < spent["sent_bytes"] < 8 * entries + 4000
@@ -110,7 +110,7 @@ def test_updates_beyond_the_clip_range_are_counted():
     got, _ = aggregator.aggregate({"w": update}, aggregator.init(None, CLIENTS))
     limit = protocol.UPDATE_CLIP / CLIENTS
     np.testing.assert_allclose(got["w"], [limit, -limit, 1 / CLIENTS], rtol=1e-6)
-    assert secure.summary()["clipped"] == 2
+    assert secure.summary(1)["clipped"] == 2
 
 
 def test_second_moments_that_are_lost_lead_to_no_step():
@@ -127,9 +127,9 @@ def test_survivors_are_averaged_and_rounds_of_too_few_are_abandoned(algorithm):
     state, abandoned = started.state, []
     for _ in range(12):
         before = flat(state.params).copy(), flat(state.server).copy()
-        already = secure.summary()["abandoned"]
+        already = secure.summary(0).get("abandoned", 0)
         state, _ = started.run(state, sampler.draw(1, 1))
-        abandoned.append(secure.summary()["abandoned"] > already)
+        abandoned.append(secure.summary(0)["abandoned"] > already)
         same = [
             np.array_equal(old, flat(new))
             for old, new in zip(before, (state.params, state.server), strict=True)
@@ -140,6 +140,16 @@ def test_survivors_are_averaged_and_rounds_of_too_few_are_abandoned(algorithm):
     assert 0 < sum(abandoned) < 12
     assert np.isfinite(flat(state.params)).all()
     assert int(state.memory[0]) == 12, "no round number is used twice"
+
+
+def test_a_run_that_another_process_began_claims_no_totals():
+    secure = Protocol(settings())
+    assert secure.summary(3) == {}
+    train("secagg", 2, secure)
+    assert "abandoned" in secure.summary(2)
+    later = secure.summary(3)
+    assert later["sent_bytes"] > 0
+    assert "abandoned" not in later
 
 
 def test_means_are_over_survivors():
