@@ -12,7 +12,17 @@ import jax
 import numpy as np
 import pandas as pd
 
-from fl import __version__, datasets, models, partition, results, training
+from fl import (
+    __version__,
+    datasets,
+    models,
+    partition,
+    results,
+    run,
+    sampling,
+    simulation,
+    training,
+)
 from fl.options import choice, number, option
 
 # PGD's step as a share of the client's learning rate, in the paper.
@@ -169,6 +179,37 @@ def evaluator(
             test_images=dataset.test_images[:last], test_labels=dataset.test_labels[:last]
         )
     return training.evaluator(models.MODELS[model](), dataset)
+
+
+def train_to_accuracy(
+    options: CommonOptions,
+    cell: dict,
+    federation: simulation.Federation,
+    sampler: sampling.MinibatchSampler,
+    plan: run.Plan,
+    target: float | None,
+    label: str,
+) -> tuple[run.Outcome, Path]:
+    """Run a federation, evaluating its test accuracy, until it is as high as asked for.
+
+    Args:
+        options: the command line; with the results file, beside which checkpoints lie.
+        cell: what identifies the run.
+        federation: from `simulation.start`.
+        sampler: freshly made.
+        plan: what to do.
+        target: accuracy at which to stop; None to run all rounds.
+        label: shown beside the progress bar.
+
+    Returns:
+        What came of it, and where its checkpoint is, to be removed once the results are safe.
+    """
+    saved = checkpoint_path(options.results, cell, plan)
+    without_last = cell["batch_size"] if options.as_published else None
+    accuracy = evaluator(cell["dataset"], options.data_dir, cell["model"], without_last)
+    stop = run.until_accuracy(target)
+    scores = {"accuracy": accuracy}
+    return run.train(federation, sampler, scores, plan, stop, saved, label), saved
 
 
 def initial_params(model: str, samples: training.Samples, seed: int):

@@ -21,7 +21,7 @@ from fl import (
     simulation,
     training,
 )
-from fl.experiment import PGD_STEP_SHARE, checkpoint_path, evaluator, initial_params, load
+from fl.experiment import PGD_STEP_SHARE, initial_params, load, train_to_accuracy
 
 # Largest angle of --perturb, in degrees.
 PERTURBATION = 10.0
@@ -82,18 +82,8 @@ def train(options: Options, cell: dict) -> Trained:
     )
     every = options.evaluate_every or EVALUATE_EVERY
     plan = run.Plan(cell["rounds"], 1, every)
-    saved = checkpoint_path(options.results, cell, plan)
-    without_last = cell["batch_size"] if options.as_published else None
-    accuracy = evaluator(cell["dataset"], options.data_dir, cell["model"], without_last)
-    outcome = run.train(
-        federation,
-        sampler,
-        {"accuracy": accuracy},
-        plan,
-        stop=run.until_accuracy(cell["converge"]),
-        saved=saved,
-        label=describe(cell),
-    )
+    label, target = describe(cell), cell["converge"]
+    outcome, saved = train_to_accuracy(options, cell, federation, sampler, plan, target, label)
     return Trained(outcome, todo, samples, sampler, saved)
 
 

@@ -27,12 +27,11 @@ from fl import (
 )
 from fl.experiment import (
     PGD_STEP_SHARE,
-    checkpoint_path,
-    evaluator,
     initial_params,
     load,
     run_grid,
     skip_done,
+    train_to_accuracy,
 )
 from fl.options import parse
 
@@ -88,18 +87,8 @@ def run_cell(options, cell):
         local_steps=cell["local_steps"],
         evaluate_every=options.evaluate_every or (1 if cell["convergence"] else 100),
     )
-    saved = checkpoint_path(options.results, cell, plan)
-    without_last = cell["batch_size"] if options.as_published else None
-    accuracy = evaluator(cell["dataset"], options.data_dir, cell["model"], without_last)
-    outcome = run.train(
-        federation,
-        sampler,
-        {"accuracy": accuracy},
-        plan,
-        stop=run.until_accuracy(cell["convergence"]),
-        saved=saved,
-        label=describe(cell),
-    )
+    label, target = describe(cell), cell["convergence"]
+    outcome, saved = train_to_accuracy(options, cell, federation, sampler, plan, target, label)
     rounds_run = int(outcome.state.memory[0]) if secure else 0
     record(options.results, cell, outcome, secure.summary(rounds_run) if secure else {})
     saved.unlink(missing_ok=True)
