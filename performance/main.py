@@ -11,7 +11,8 @@ from functools import lru_cache, partial
 import numpy as np
 from protocol import Protocol, Settings
 from schema import COLUMNS, HISTORY_COLUMNS
-from settings import Options, check, degree, grid
+from secagg.graph import ALL
+from settings import Options, check, grid
 
 from fl import (
     algorithms,
@@ -73,7 +74,8 @@ def run_cell(options, cell):
     todo = work(options, cell["model"], cell["algorithm"], cell["local_steps"])
     secure = None
     if cell["aggregation"] == "protocol":
-        secure = Protocol(Settings(cell["clients"], degree(options), options.drop_out or 0.0, seed))
+        neighbours, drop_out = options.neighbours or ALL, options.drop_out or 0.0
+        secure = Protocol(Settings(cell["clients"], neighbours, drop_out, seed))
         todo = todo._replace(aggregator=secure.aggregator())
     federation = simulation.start(
         todo,

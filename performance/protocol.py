@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from secagg import masks, parameters, runner
+from secagg import graph, masks, runner
 from secagg.messages import TooFewError
+from secagg.parameters import Parameters
 from secagg.quantise import Quantiser
 
 from fl.algorithms import Moments
@@ -36,13 +37,13 @@ class Settings(NamedTuple):
 
     Attributes:
         clients: n.
-        degree: how many others a client deals with; None for all.
+        neighbours: with how many others a client deals, see `secagg.graph.build`.
         drop_out: probability with which a client vanishes in a round, at a random stage.
         seed: of who drops out, and of the clients' places in the circle of neighbours.
     """
 
     clients: int
-    degree: int | None
+    neighbours: str | int
     drop_out: float
     seed: int
 
@@ -106,16 +107,12 @@ class Protocol:
         return coded.mean(result.total, len(result.survivors)), True
 
     def _parameters(self, number, coded):
-        clients, degree = self._settings.clients, self._settings.degree
-        neighbours = parameters.everyone(clients)
-        if degree is not None:
-            neighbours = parameters.harary(clients, degree, [self._settings.seed, number, 0])
-        return parameters.Parameters(
+        clients, neighbours = self._settings.clients, self._settings.neighbours
+        return Parameters(
             number,
             self._registered,
-            parameters.majority(len(neighbours[0]) + 1),
+            graph.build(clients, neighbours, [self._settings.seed, number, 0]),
             coded.entries,
-            neighbours,
             common=isinstance(coded, _Moments),
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from secagg.parameters import choose_degree
+from secagg.graph import ALL, AUTO
 
 from fl import algorithms, partition
 from fl.experiment import CommonOptions
@@ -17,18 +17,16 @@ CONVERGED = {"fashion_mnist": 0.85, "cifar10": 0.6, "svhn_cropped": 0.7, "digits
 # Options that change a run and have no column of their own.
 OVERRIDES = ("hardening", "pgd_step", "client_rate", "server_rate")
 SECURE_OVERRIDES = ("drop_out", "neighbours")
-# Of --neighbours: as many as it takes.
-AUTO = "auto"
 # What --iid stands for where no alpha follows.
 IID = float("inf")
 
 
 def neighbours_number(text: str) -> str | int:
     """An argument type: auto, all, or an even number."""
-    if text in (AUTO, "all"):
+    if text in (AUTO, ALL):
         return text
     if not text.isdecimal() or int(text) % 2:
-        raise ArgumentTypeError(f"needs auto, all or an even number, got {text!r}")
+        raise ArgumentTypeError(f"needs {AUTO}, {ALL} or an even number, got {text!r}")
     return int(text)
 
 
@@ -99,7 +97,7 @@ class Options(CommonOptions):
         "under secure aggregation, with whom a client shares masks and secrets: all others, K of "
         "them (SecAgg+), or auto, as many as keep the odds of failing and leaking (default: all)",
         type=neighbours_number,
-        metavar="auto|all|K",
+        metavar=f"{AUTO}|{ALL}|K",
     )
     convergence: float | None = option(
         None,
@@ -197,13 +195,6 @@ def grid(options: Options) -> Iterator[dict]:
 def is_secure(options: Options, algorithm: str) -> bool:
     """Whether an algorithm's runs are under secure aggregation."""
     return algorithms.ALGORITHMS[algorithm]().secure and not options.efficient
-
-
-def degree(options: Options) -> int | None:
-    """How many others a client deals with under secure aggregation; None for all."""
-    if options.neighbours == AUTO:
-        return choose_degree(options.clients)
-    return options.neighbours if isinstance(options.neighbours, int) else None
 
 
 def _threshold(options, dataset):

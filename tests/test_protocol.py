@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder o
 import protocol
 from protocol import Protocol, Settings
 from secagg import masks
+from secagg.graph import ALL
 from secagg.quantise import Quantiser
 
 from fl import algorithms, hardening, simulation
@@ -27,7 +28,7 @@ SECURE = ("secagg", "secadam", "secadam_fedadam")
 
 
 def settings(**values):
-    return Settings(**{"clients": CLIENTS, "degree": None, "drop_out": 0.0, "seed": 3} | values)
+    return Settings(**{"clients": CLIENTS, "neighbours": ALL, "drop_out": 0.0, "seed": 3} | values)
 
 
 def federation(algorithm, secure=None, local_steps=1):
@@ -170,6 +171,6 @@ def test_means_are_over_survivors():
 
 def test_neighbours_give_the_same_sum():
     update = {"w": np.random.default_rng(0).normal(size=(12, 7)).astype("float32")}
-    aggregator = Protocol(settings(clients=12, degree=6)).aggregator()
+    aggregator = Protocol(settings(clients=12, neighbours=6)).aggregator()
     got, _ = aggregator.aggregate(update, aggregator.init(None, 12))
     np.testing.assert_allclose(got["w"], update["w"].mean(0), rtol=1e-5, atol=1e-7)

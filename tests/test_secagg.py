@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder of scripts
 
-from secagg import keys, masks, parameters, quantise, runner, shamir
+from secagg import graph, keys, masks, quantise, runner, shamir
 from secagg.client import Client
 from secagg.messages import (
     Advertisement,
@@ -41,10 +41,13 @@ def signing_keys(clients):
 
 
 def setup(clients, threshold=None, entries=5, degree=None, common=False):
-    neighbours = parameters.harary(clients, degree, 0) if degree else parameters.everyone(clients)
+    if degree:
+        threshold = threshold or graph.majority(degree + 1)
+        links = graph.harary(clients, graph.Degree(degree, threshold), 0)
+    else:
+        links = graph.everyone(clients, threshold)
     registered = {client: key.public_key() for client, key in signing_keys(clients).items()}
-    threshold = threshold or parameters.majority(len(neighbours[0]) + 1)
-    return Parameters(ROUND, registered, threshold, entries, neighbours, common)
+    return Parameters(ROUND, registered, links, entries, common)
 
 
 def vectors(clients, entries, seed=0):
@@ -173,7 +176,7 @@ class Played:
     def confirmations(self):
         survivors = self.survivors()
         for n, client in enumerate(self.clients):
-            self.server.receive(n, client.confirm(survivors).to_bytes())
+            self.server.receive(n, client.confirm(survivors[n]).to_bytes())
         return self.server.confirmations()
 
 
@@ -181,6 +184,14 @@ def altered(data, place=-1):
     changed = bytearray(data)
     changed[place] ^= 1
     return bytes(changed)
+
+
+def without(survivors, *gone):
+    """What a client is told of the survivors, but for some of them."""
+    return Survivors(
+        tuple(n for n in survivors.clients if n not in gone),
+        {n: signature for n, signature in survivors.signatures.items() if n not in gone},
+    )
 
 
 def refused(sentence):
@@ -285,15 +296,25 @@ def test_ciphertexts_that_were_tampered_with(tamper, sentence):
         played.clients[0].mask(played.numbers[0])
 
 
-@pytest.mark.parametrize("hidden", [3, 15])
-def test_sharers_whose_keys_were_kept_back(hidden):
-    """Client 3 deals seeds of the common secret to all, client 15 shares with neighbours alone."""
+class CheatingServer(Server):
+    """One that takes whatever it gets."""
+
+    def _check(self, sender, record):
+        pass
+
+
+@pytest.mark.parametrize("deals", [True, False])
+def test_sharers_whose_keys_were_kept_back(deals):
+    """Of one that deals seeds of the common secret to all, or shares with neighbours alone."""
     played = Played(16, degree=4, common=True)
-    assert 3 in played.params.dealers
+    played.server = CheatingServer(played.params)
+    links = played.params.graph
+    hidden = next(n for n in range(16) if played.params.deals(n) == deals)
+    neighbour = min(links.neighbours[hidden])
+    stranger = next(n for n in range(16) if n not in links.circle(hidden))
+    deceived = (neighbour, stranger) if deals else (neighbour,)
     rosters = played.rosters()
-    client = next(n for n in range(16) if hidden in played.params.neighbours[n])
-    other = next(n for n in range(16) if n not in played.params.circle(hidden) and n != client)
-    for number in (client, other) if hidden in played.params.dealers else (client,):
+    for number in deceived:
         kept = [
             data
             for data in rosters[number].advertisements
@@ -303,11 +324,9 @@ def test_sharers_whose_keys_were_kept_back(hidden):
     for n, roster in rosters.items():
         played.server.receive(n, played.clients[n].share(roster).to_bytes())
     deliveries = played.server.deliveries()
-    with refused("never advertised keys"):
-        played.clients[client].receive(deliveries[client])
-    if hidden in played.params.dealers:
+    for number in deceived:
         with refused("never advertised keys"):
-            played.clients[other].receive(deliveries[other])
+            played.clients[number].receive(deliveries[number])
 
 
 def test_a_ciphertext_meant_for_another():
@@ -332,9 +351,8 @@ def test_a_ciphertext_of_another_round():
 def test_two_survivor_sets_shown_to_different_clients():
     played = Played()
     survivors = played.survivors()
-    fewer = Survivors(survivors.clients[:-1])
     signatures = {
-        n: client.confirm(fewer if n in (1, 2) else survivors).signature
+        n: client.confirm(without(survivors[n], *[4] * (n in (1, 2)))).signature
         for n, client in enumerate(played.clients)
     }
     others = {n: signature for n, signature in signatures.items() if n != 0}
@@ -347,32 +365,65 @@ def test_two_survivor_sets_shown_to_different_clients():
         played.clients[3].unmask(Confirmations({0: signatures[0], 4: signatures[4]}))
 
 
-def test_sharers_that_differ_make_signatures_that_do_not_match():
+def test_other_survivors_shown_to_those_who_are_not_on_the_committee():
+    """With few neighbours: a part of the circle is told that another is gone."""
+    played = Played(40, degree=8)
+    survivors = played.survivors()
+    committee = played.params.graph.committee
+    deceived = next(n for n in range(40) if n not in committee)
+    gone = next(n for n in range(40) if n not in played.params.graph.circle(deceived) | committee)
+    signatures = {
+        n: client.confirm(without(survivors[n], *[gone] * (n == deceived))).signature
+        for n, client in enumerate(played.clients)
+    }
+    vouching = {n: signatures[n] for n in sorted(committee)}
+    with refused(f"wrong signature of client {min(committee)} under the survivors"):
+        played.clients[deceived].unmask(Confirmations(vouching))
+    # Its neighbours' signatures, deceived like it, are no substitute.
+    neighbour = min(played.params.graph.neighbours[deceived] - committee)
+    with refused("not to give any"):
+        played.clients[neighbour].unmask(Confirmations({deceived: signatures[deceived]}))
+    other = next(n for n in range(40) if n not in committee | {deceived, neighbour})
+    assert played.clients[other].unmask(Confirmations(vouching)).key_shares == {}
+
+
+def test_a_survivor_that_was_told_other_sharers():
+    """It would lack masks that hide it: nobody gives a share of its seed away."""
     played = Played(threshold=3)
     deliveries = played.deliveries()
+    masked = []
     for n, client in enumerate(played.clients[:4]):
         delivery = deliveries[n]
         if n == 0:  # is told that client 4 never shared
             kept = {m: c for m, c in delivery.ciphertexts.items() if m != 4}
             delivery = replace(delivery, ciphertexts=kept, sharers=(0, 1, 2, 3))
         client.receive(delivery)
-        client.mask(played.numbers[n])
-    signatures = {
-        n: client.confirm(Survivors((0, 1, 2, 3))).signature
-        for n, client in enumerate(played.clients[:4])
-    }
-    with refused("wrong signature of client 0"):
-        played.clients[1].unmask(Confirmations({n: signatures[n] for n in (0, 2, 3)}))
+        masked.append(client.mask(played.numbers[n]))
+    signatures = {n: masked[n].signature for n in range(4)}
+
+    def told(client, **changed):
+        others = {n: signature for n, signature in signatures.items() if n != client}
+        return Survivors((0, 1, 2, 3), others | changed)
+
+    with refused("wrong signature of client 0 under the sharers"):
+        played.clients[1].confirm(told(1))
+    with refused("not one signature of each survivor"):
+        played.clients[2].confirm(replace(told(2), signatures={}))
+    # The server, where it is honest, notices first.
+    for n in range(1, 4):
+        played.server.receive(n, masked[n].to_bytes())
+    with refused("wrong signature of client 0 under the sharers"):
+        played.server.receive(0, masked[0].to_bytes())
 
 
 def test_both_kinds_of_share_of_one_client():
     """A server that asks again, with other survivors, to get what it was not given."""
     played = Played()
     survivors = played.survivors()
-    played.clients[0].confirm(survivors)
+    played.clients[0].confirm(survivors[0])
     with refused("asked to confirm where unmask is due"):
-        played.clients[0].confirm(Survivors(survivors.clients[:-1]))
-    signed = {n: c.confirm(survivors).signature for n, c in enumerate(played.clients) if n}
+        played.clients[0].confirm(without(survivors[0], 4))
+    signed = {n: c.confirm(survivors[n]).signature for n, c in enumerate(played.clients) if n}
     given = played.clients[0].unmask(Confirmations(signed))
     assert given.seed_shares.keys() == set(range(5))
     assert given.key_shares == {}
@@ -386,16 +437,16 @@ def test_both_kinds_of_share_of_one_client():
 )
 def test_survivors_that_cannot_be(clients, sentence):
     played = Played()
-    played.survivors()
+    told = played.survivors()[0]
     with refused(sentence):
-        played.clients[0].confirm(Survivors(clients))
+        played.clients[0].confirm(replace(told, clients=clients))
 
 
 def test_too_few_survivors():
     played = Played(threshold=4)
-    played.survivors()
+    told = played.survivors()[0]
     with pytest.raises(TooFewError, match="masked inputs of 3 clients"):
-        played.clients[0].confirm(Survivors((0, 1, 2)))
+        played.clients[0].confirm(without(told, 3, 4))
 
 
 def test_clients_that_answer_twice_or_for_others_or_out_of_turn():
@@ -410,6 +461,39 @@ def test_clients_that_answer_twice_or_for_others_or_out_of_turn():
         played.server.receive(1, second.to_bytes()[:-1])
     with refused("client 2 speaks of another round"):
         played.server.receive(2, replace(played.advertised[2], round_number=0).to_bytes())
+
+
+def test_what_others_would_refuse_is_refused_by_the_server():
+    """So that one that cheats does not end the round for all."""
+    played = Played()
+    first, second, third, *_ = played.advertised
+    played.server.receive(0, first.to_bytes())
+    with refused("wrong signature of client 1 under its keys"):
+        played.server.receive(1, replace(second, signature=bytes(64)).to_bytes())
+    for stolen in (first.masking_key, third.encryption_key):
+        same = signed_by(2, replace(third, masking_key=stolen))
+        with refused("client 2 advertises a key that is there already"):
+            played.server.receive(2, same.to_bytes())
+    for n in range(1, 5):
+        played.server.receive(n, played.advertised[n].to_bytes())
+    rosters = played.server.rosters()
+    shares = [client.share(rosters[n]) for n, client in enumerate(played.clients)]
+    fewer = {n: c for n, c in shares[0].ciphertexts.items() if n != 3}
+    with refused("client 0 does not share with all"):
+        played.server.receive(0, replace(shares[0], ciphertexts=fewer).to_bytes())
+    for n, record in enumerate(shares):
+        played.server.receive(n, record.to_bytes())
+    deliveries = played.server.deliveries()
+    for n, client in enumerate(played.clients):
+        client.receive(deliveries[n])
+        masked = client.mask(played.numbers[n])
+        with refused("vector of another length"):
+            played.server.receive(n, replace(masked, vector=masked.vector[:-8]).to_bytes())
+        played.server.receive(n, masked.to_bytes())
+    survivors = played.server.survivors()
+    confirmation = played.clients[0].confirm(without(survivors[0], 4))
+    with refused("wrong signature of client 0 under the survivors"):
+        played.server.receive(0, confirmation.to_bytes())
 
 
 def test_clients_that_were_gone_do_not_come_back():
@@ -432,7 +516,7 @@ def test_wrong_shares_of_a_key_are_noticed():
         played.server.receive(n, played.clients[n].mask(played.numbers[n]).to_bytes())
     survivors = played.server.survivors()
     for n in range(4):
-        played.server.receive(n, played.clients[n].confirm(survivors).to_bytes())
+        played.server.receive(n, played.clients[n].confirm(survivors[n]).to_bytes())
     for n, confirmations in played.server.confirmations().items():
         given = played.clients[n].unmask(confirmations)
         if n == 1:
@@ -571,23 +655,90 @@ def test_common_masks_are_positive_and_spread_over_their_span():
 
 @pytest.mark.parametrize(("clients", "degree"), [(3, 2), (10, 4), (11, 10), (50, 20)])
 def test_harary_graphs_are_regular_symmetric_and_random(clients, degree):
-    graph = parameters.harary(clients, degree, 1)
-    assert {len(others) for others in graph.values()} == {degree}
-    assert all(client in graph[other] for client, others in graph.items() for other in others)
-    assert all(client not in others for client, others in graph.items())
+    asked = graph.Degree(degree, degree)
+    links = graph.harary(clients, asked, 1)
+    assert {len(others) for others in links.neighbours.values()} == {degree}
+    assert all(
+        client in links.neighbours[other]
+        for client, others in links.neighbours.items()
+        for other in others
+    )
+    assert all(client not in others for client, others in links.neighbours.items())
+    assert len(links.committee) == degree + 1
     if degree < clients - 1:
-        assert graph != parameters.harary(clients, degree, 2)
+        other = graph.harary(clients, asked, 2)
+        assert links.neighbours != other.neighbours
+        assert links.committee != other.committee
 
 
-def test_degrees_grow_slowly_and_keep_their_bounds():
-    degrees = {clients: parameters.choose_degree(clients) for clients in (100, 1000, 10_000)}
-    assert degrees[100] < degrees[1000] < degrees[10_000] < 2 * degrees[1000]
-    assert parameters.choose_degree(10) is None
-    careful = parameters.choose_degree(1000, dropping=0.15, corrupt=0.15)
-    assert careful is None or careful > degrees[1000]
+def test_graphs_that_users_ask_for():
+    assert graph.build(10, graph.ALL, 0) == graph.everyone(10)
+    assert graph.build(10, graph.AUTO, 0) == graph.everyone(10), "too few for less than all"
+    chosen = graph.choose_degree(100)
+    assert graph.build(100, graph.AUTO, 0) == graph.harary(100, chosen, 0)
+    assert graph.build(10, 4, 0) == graph.harary(10, graph.Degree(4, 4), 0)
     for degree in (1, 3, 10):
         with pytest.raises(ValueError, match="degree"):
-            parameters.harary(10, degree, 0)
+            graph.build(10, degree, 0)
+
+
+def test_degrees_grow_slowly():
+    degrees = {clients: graph.choose_degree(clients) for clients in (100, 1000, 10_000)}
+    assert degrees[100] < degrees[1000] < degrees[10_000]
+    assert degrees[10_000].neighbours < 2 * degrees[1000].neighbours
+    careful = graph.choose_degree(1000, dropping=0.15, corrupt=0.15)
+    assert careful is None or careful > degrees[1000]
+
+
+def windows(clients, first, last):
+    """Places around each place of a circle, [place, step]."""
+    return (np.arange(clients)[:, None] + np.arange(first, last + 1)) % clients
+
+
+def test_degrees_keep_their_bounds(monkeypatch):
+    """With bounds that are loose enough for failures to be seen in a few thousand circles."""
+    monkeypatch.setattr(graph, "SECURITY_BITS", 3)
+    monkeypatch.setattr(graph, "CORRECTNESS_BITS", 3)
+    clients, rounds, bad = 100, 4000, Counter()
+    k, t = graph.choose_degree.__wrapped__(clients, dropping=0.1, corrupt=0.1)
+    half, rng = k // 2, np.random.default_rng(0)
+    right = windows(clients, 1, half)
+    others = np.hstack([right, windows(clients, -half, -1)])
+    for _ in range(rounds):
+        corrupt, gone = (rng.permutation(clients) < 10 for _ in range(2))
+        bad["fails"] += (~gone[others]).sum(1).min() < t
+        two_views = corrupt[: k + 1].sum() >= 2 * t - (k + 1)
+        opened = (corrupt[others].sum(1) >= t)[~corrupt].any()
+        parted = (half + 1 + corrupt[right].sum(1) >= t)[~corrupt].any()
+        bad["leaks"] += two_views or opened or parted
+    assert 0 < bad["fails"] <= rounds * 2**-3
+    assert 0 < bad["leaks"] <= rounds * 2**-3
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_honest_survivors_are_parted_only_where_many_in_a_row_are_corrupt(data):
+    """Whom the server names as survivors: what `choose_degree` says of it."""
+    clients, half = data.draw(st.integers(9, 14), label="n"), data.draw(st.integers(1, 3))
+    t = data.draw(st.integers(half + 2, 2 * half + 1), label="t")
+    links = graph.harary(clients, graph.Degree(2 * half, t), 0)
+    places = np.random.default_rng(0).permutation(clients)
+    some = st.sets(st.integers(0, clients - 1))
+    corrupt = data.draw(some, label="corrupt")
+    survivors = set(range(clients)) - data.draw(some, label="gone") - corrupt
+    # Whose seed enough of its circle would give away.
+    opened = {n for n in survivors if len(links.circle(n) & (survivors | corrupt)) >= t}
+    parts = []
+    while left := survivors.difference(*parts):
+        part, reached = set(), {min(left)}
+        while reached:
+            part |= reached
+            reached = {n for m in reached for n in links.neighbours[m]} & survivors - part
+        parts.append(part)
+    leaks = any(part <= opened for part in parts) and len(parts) > 1
+    rows = np.isin(places, list(corrupt))[windows(clients, 1, half)].sum(1)
+    crowded = (rows >= t - half - 1)[np.isin(places, list(survivors))].any()
+    assert crowded or not leaks
 
 
 def test_a_clients_masks_are_as_many_as_its_neighbours(monkeypatch):
@@ -616,8 +767,8 @@ def test_records_survive_the_way_and_nothing_else_does():
     for data in (b"", b"\xc1", parcel.to_bytes()[:-1], parcel.to_bytes() + b"\0", b"\x93\1\2\3"):
         with refused("malformed Parcel"):
             Parcel.from_bytes(data)
-    with refused("malformed Survivors"):
-        Survivors.from_bytes(parcel.to_bytes())
+    with refused("malformed Confirmations"):
+        Confirmations.from_bytes(parcel.to_bytes())
 
 
 def test_statements_of_different_kinds_never_coincide():

@@ -13,7 +13,8 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl.bench import peak_memory
-from secagg import parameters, runner
+from secagg import graph, runner
+from secagg.parameters import Parameters
 
 
 class Case(NamedTuple):
@@ -24,42 +25,33 @@ class Case(NamedTuple):
         entries: length of a vector.
         dropping: share of the clients that vanish after they have shared their secrets, which
             costs the server most.
-        neighbours: "all", or "auto" for SecAgg+.
+        neighbours: `graph.ALL`, or `graph.AUTO` for SecAgg+.
         common: whether clients agree on a common secret, as SecAdam's do.
     """
 
     clients: int
     entries: int
     dropping: float = 0.0
-    neighbours: str = "all"
+    neighbours: str = graph.ALL
     common: bool = False
 
 
 CASES = (
     *(Case(n, 100_000, dropping) for n in (10, 100, 500) for dropping in (0.0, 0.1)),
-    *(Case(n, 100_000, 0.1, "auto") for n in (100, 500)),
-    *(Case(100, 1_000_000, 0.0, neighbours) for neighbours in ("all", "auto")),
-    Case(1000, 10_000, 0.0, "auto"),
-    Case(1000, 10_000, 0.1, "auto"),
+    *(Case(n, 100_000, 0.1, graph.AUTO) for n in (100, 500)),
+    *(Case(100, 1_000_000, 0.0, neighbours) for neighbours in (graph.ALL, graph.AUTO)),
+    Case(1000, 10_000, 0.0, graph.AUTO),
+    Case(1000, 10_000, 0.1, graph.AUTO),
     Case(10, 533_220, 0.0, common=True),  # SecAdam with lenet
 )
 
 
 def measure(case: Case) -> dict:
     """Play a round, check its sum, and say what it took."""
-    degree = parameters.choose_degree(case.clients) if case.neighbours == "auto" else None
-    neighbours = parameters.everyone(case.clients)
-    if degree is not None:
-        neighbours = parameters.harary(case.clients, degree, seed=0)
+    links = graph.build(case.clients, case.neighbours, seed=0)
     signing = {client: Ed25519PrivateKey.generate() for client in range(case.clients)}
-    params = parameters.Parameters(
-        0,
-        {client: key.public_key() for client, key in signing.items()},
-        parameters.majority(len(neighbours[0]) + 1),
-        case.entries,
-        neighbours,
-        case.common,
-    )
+    registered = {client: key.public_key() for client, key in signing.items()}
+    params = Parameters(0, registered, links, case.entries, case.common)
     # Not the order in which they sit in the circle: that would empty a part of it.
     gone = np.random.default_rng(1).permutation(case.clients)[: int(case.dropping * case.clients)]
 
@@ -73,7 +65,8 @@ def measure(case: Case) -> dict:
         raise AssertionError(f"wrong sum for {case}")
     return {
         **case._asdict(),
-        "degree": degree or case.clients - 1,
+        "degree": len(links.neighbours[0]),
+        "threshold": links.threshold,
         "client_s": round(sum(result.client_s.values()) / case.clients, 3),
         "server_s": round(sum(result.server_s.values()), 3),
         "sent_kb": round(np.mean(list(result.sent.values())) / 1000, 1),

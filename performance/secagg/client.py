@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -28,7 +27,8 @@ from secagg.messages import (
     Survivors,
     TooFewError,
     Unmasking,
-    statement,
+    of_sharers,
+    of_survivors,
 )
 from secagg.parameters import Parameters
 
@@ -48,6 +48,7 @@ class Client:
             parameters: of the round.
         """
         self._number, self._signing_key, self._parameters = number, signing_key, parameters
+        self._graph = parameters.graph
         self._stage = STAGES[0]
         self._encryption = X25519PrivateKey.generate()
         self._masking = X25519PrivateKey.generate()
@@ -72,10 +73,10 @@ class Client:
         """Stage 1: check who is there, and send each its shares of this client's secrets."""
         with self._due("share"):
             self._roster = self._checked(roster)
-            circle = self._parameters.circle(self._number) & self._roster.keys()
+            circle = self._graph.circle(self._number) & self._roster.keys()
             self._require(circle, "advertised keys")
             points = {member: member + 1 for member in circle}
-            threshold = self._parameters.threshold
+            threshold = self._graph.threshold
             seed, key = (
                 shamir.split(secret, threshold, points.values())
                 for secret in (self._seed, self._masking.private_bytes_raw())
@@ -83,17 +84,14 @@ class Client:
             self._parcels = {
                 self._number: Parcel(seed[self._number + 1], key[self._number + 1], b"")
             }
+            common_seed = self._common_seed if self._parameters.deals(self._number) else b""
             ciphertexts = {}
-            for other in sorted(self._roster.keys() - {self._number}):
-                parcel = Parcel(
-                    *(shares[points[other]] if other in circle else b"" for shares in (seed, key)),
-                    common_seed=self._common_seed if self._deals else b"",
+            for other in sorted(self._parameters.encrypts_for(self._number) & self._roster.keys()):
+                pair = (shares[points[other]] if other in circle else b"" for shares in (seed, key))
+                ciphertexts[other] = keys.encrypt(
+                    *(self._key_with(other), Parcel(*pair, common_seed).to_bytes()),
+                    *(self._parameters.round_number, self._number, other),
                 )
-                if any((parcel.seed_share, parcel.common_seed)):
-                    ciphertexts[other] = keys.encrypt(
-                        *(self._key_with(other), parcel.to_bytes()),
-                        *(self._parameters.round_number, self._number, other),
-                    )
             return Shares(self._number, self._parameters.round_number, ciphertexts)
 
     def receive(self, delivery: Delivery) -> bytes | None:
@@ -104,12 +102,12 @@ class Client:
         """
         with self._due("receive"):
             self._sharers = self._numbers(delivery.sharers, "sharers")
-            circle = self._parameters.circle(self._number) & self._sharers
+            circle = self._graph.circle(self._number) & self._sharers
             self._require(circle, "shares")
             expected = {
                 sender
                 for sender in self._sharers - {self._number}
-                if sender in circle or self._common_from(sender)
+                if sender in circle or self._parameters.deals(sender)
             }
             if not expected <= self._roster.keys():
                 raise self._error("the delivery names sharers that never advertised keys")
@@ -142,7 +140,9 @@ class Client:
                     masked += mask
                 else:
                     masked -= mask
-            return MaskedInput(self._number, number, masked.astype("<u8", copy=False).tobytes())
+            vector = masked.astype("<u8", copy=False).tobytes()
+            signed = of_sharers(self._number, number, self._sharers)
+            return MaskedInput(self._number, number, vector, self._signing_key.sign(signed))
 
     def confirm(self, survivors: Survivors) -> Confirmation:
         """Stage 3: sign who is left, which a client does but once a round."""
@@ -150,19 +150,29 @@ class Client:
             self._survivors = self._numbers(survivors.clients, "survivors")
             if not self._survivors <= self._sharers:
                 raise self._error("survivors are named that never shared their secrets")
-            self._require(self._circle & self._survivors, "masked inputs")
-            signature = self._signing_key.sign(self._statement(self._number))
-            return Confirmation(self._number, self._parameters.round_number, signature)
+            left = self._circle & self._survivors
+            self._require(left, "masked inputs")
+            # Had one of them been told other sharers, it would lack some of the masks that hide it.
+            number = self._parameters.round_number
+            if survivors.signatures.keys() != left - {self._number}:
+                raise self._error("there is not one signature of each survivor that it deals with")
+            for other, signature in survivors.signatures.items():
+                signed = of_sharers(other, number, self._sharers)
+                self._parameters.verify(other, signature, signed, "the sharers")
+            signature = self._signing_key.sign(self._confirmed_by(self._number))
+            return Confirmation(self._number, number, signature)
 
     def unmask(self, confirmations: Confirmations) -> Unmasking:
         """Stage 4: give what opens the sum, once others have signed the same survivors."""
         with self._due("unmask"):
-            signers = self._circle & self._survivors - {self._number}
-            if not confirmations.signatures.keys() <= signers:
-                raise self._error("there are signatures of clients that are none of the survivors")
+            committee = self._graph.committee & self._survivors
+            if not confirmations.signatures.keys() <= committee - {self._number}:
+                raise self._error("there are signatures of clients that are not to give any")
             for signer, signature in confirmations.signatures.items():
-                self._verify(signer, signature, self._statement(signer), "the survivors")
-            self._require(confirmations.signatures.keys() | {self._number}, "matching signatures")
+                signed = self._confirmed_by(signer)
+                self._parameters.verify(signer, signature, signed, "the survivors")
+            vouching = confirmations.signatures.keys() | (committee & {self._number})
+            self._require(vouching, "matching signatures")
             left, gone = self._circle & self._survivors, self._circle - self._survivors
             return Unmasking(
                 self._number,
@@ -190,7 +200,8 @@ class Client:
                 raise self._error(f"client {sender} is advertised twice")
             if advertisement.round_number != self._parameters.round_number:
                 raise self._error(f"the keys of client {sender} are of another round")
-            self._verify(sender, advertisement.signature, advertisement.signed(), "its keys")
+            signature, signed = advertisement.signature, advertisement.signed()
+            self._parameters.verify(sender, signature, signed, "its keys")
             found[sender] = advertisement
         if found.get(self._number) != self._own:
             raise self._error("its own keys are missing or replaced")
@@ -198,15 +209,6 @@ class Client:
         if len(set(offered)) < len(offered):
             raise self._error("a public key is advertised more than once")
         return found
-
-    def _verify(self, signer, signature, signed, what):
-        registered = self._parameters.registered.get(signer)
-        if registered is None:
-            raise self._error(f"client {signer} is not registered")
-        try:
-            registered.verify(signature, signed)
-        except InvalidSignature as error:
-            raise self._error(f"wrong signature of client {signer} under {what}") from error
 
     def _numbers(self, clients, what):
         """A list of clients from the server, as a set."""
@@ -218,10 +220,10 @@ class Client:
 
     def _require(self, members: Iterable[int], what: str):
         count = len(list(members))
-        if count < self._parameters.threshold:
+        if count < self._graph.threshold:
             raise TooFewError(
                 f"client {self._number}: {what} of {count} clients are fewer than the threshold of "
-                f"{self._parameters.threshold}"
+                f"{self._graph.threshold}"
             )
 
     def _opened(self, sender, ciphertext, in_circle):
@@ -231,7 +233,7 @@ class Client:
         )
         parcel = Parcel.from_bytes(plaintext)
         share = shamir.SHARE_BYTES if in_circle else 0
-        seed = masks.KEY_BYTES if self._common_from(sender) else 0
+        seed = masks.KEY_BYTES if self._parameters.deals(sender) else 0
         if tuple(map(len, (parcel.seed_share, parcel.key_share, parcel.common_seed))) != (
             *(share, share),
             seed,
@@ -241,7 +243,7 @@ class Client:
 
     def _common_secret(self):
         """From the seeds of exactly the dealers among the sharers."""
-        dealers = sorted(self._parameters.dealers & self._sharers)
+        dealers = sorted(self._graph.committee & self._sharers)
         if not dealers:
             raise self._error("nobody is left who deals the common secret")
         seeds = [
@@ -251,22 +253,13 @@ class Client:
         number = self._parameters.round_number
         return keys.derive(b"".join(seeds), "common secret", number, dealers)
 
-    @property
-    def _deals(self):
-        return self._common_from(self._number)
-
-    def _common_from(self, sender):
-        return self._parameters.common and sender in self._parameters.dealers
-
     def _key_with(self, other):
         public = self._roster[other].encryption_key
         return keys.agree(self._encryption, public, "parcel", self._parameters.round_number)
 
-    def _statement(self, signer):
-        return statement(
-            *("confirm", signer, self._parameters.round_number),
-            *(sorted(self._sharers), sorted(self._survivors)),
-        )
+    def _confirmed_by(self, signer):
+        number = self._parameters.round_number
+        return of_survivors(signer, number, self._sharers, self._survivors)
 
     def _error(self, text):
         return ProtocolError(f"client {self._number}: {text}")

@@ -5,6 +5,7 @@ too, so that no signature can be passed off as another.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -51,6 +52,18 @@ class Record:
 def statement(kind: str, *content) -> bytes:
     """The bytes that are signed, or authenticated beside a ciphertext."""
     return msgpack.packb(["secagg", kind, *content])
+
+
+def of_sharers(client: int, round_number: int, sharers: Iterable[int]) -> bytes:
+    """What a client signs when it masks its vector: whose shares arrived, as it was told."""
+    return statement("sharers", client, round_number, sorted(sharers))
+
+
+def of_survivors(
+    client: int, round_number: int, sharers: Iterable[int], survivors: Iterable[int]
+) -> bytes:
+    """What a client signs when it confirms: that, and whose masked inputs arrived."""
+    return statement("survivors", client, round_number, sorted(sharers), sorted(survivors))
 
 
 @dataclass(frozen=True)
@@ -114,23 +127,37 @@ class Delivery(Record):
 
 @dataclass(frozen=True)
 class MaskedInput(Record):
-    """Stage 2, to the server: masked integers modulo 2^64, little-endian."""
+    """Stage 2, to the server.
+
+    Attributes:
+        client: who sends it.
+        round_number: of the round.
+        vector: masked integers modulo 2^64, little-endian.
+        signature: `of_sharers`.
+    """
 
     client: int
     round_number: int
     vector: bytes
+    signature: bytes
 
 
 @dataclass(frozen=True)
 class Survivors(Record):
-    """Stage 3, to a client: all clients whose masked inputs arrived, in ascending order."""
+    """Stage 3, to a client.
+
+    Attributes:
+        clients: all whose masked inputs arrived, in ascending order.
+        signatures: `of_sharers`, of those among them that the client deals with.
+    """
 
     clients: tuple[int, ...]
+    signatures: dict[int, bytes]
 
 
 @dataclass(frozen=True)
 class Confirmation(Record):
-    """Stage 3, to the server: a signature of the sharers and survivors that a client was told."""
+    """Stage 3, to the server: a signature, `of_survivors`."""
 
     client: int
     round_number: int
@@ -139,7 +166,7 @@ class Confirmation(Record):
 
 @dataclass(frozen=True)
 class Confirmations(Record):
-    """Stage 4, to a client: others' signatures, by client."""
+    """Stage 4, to a client: the committee's signatures, `of_survivors`, by client."""
 
     signatures: dict[int, bytes]
 

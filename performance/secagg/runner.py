@@ -83,12 +83,13 @@ class _Round:
         deliveries = self._serve("mask", self._server.deliveries)
         present = self._stage("mask", present, self._mask, deliveries)
         survivors = self._serve("confirm", self._server.survivors)
-        present = self._stage("confirm", present, self._confirm, dict.fromkeys(present, survivors))
+        present = self._stage("confirm", present, self._confirm, survivors)
         confirmations = self._serve("unmask", self._server.confirmations)
         self._stage("unmask", present, self._unmask, confirmations)
         total = self._serve("sum", self._server.total)
         seconds = (dict(self._seconds[who]) for who in ("client", "server"))
-        return Result(total, survivors.clients, self._sent, self._received, *seconds)
+        summed = next(iter(survivors.values())).clients
+        return Result(total, summed, self._sent, self._received, *seconds)
 
     def _share(self, number, data):
         return self._clients[number].share(Roster.from_bytes(data))

@@ -1,7 +1,9 @@
 """The server: a state machine that collects a stage's messages, then goes on to the next.
 
 Clients' messages come over channels that say who sent them (TLS, say): a client that speaks for
-another is refused. The server is given what travels and nothing else; in the end it holds the sum.
+another is refused, and so is whatever other clients would refuse, as far as the server can tell, so
+that one that cheats does not end the round for all. The server is given what travels and nothing
+else; in the end it holds the sum.
 """
 
 import numpy as np
@@ -21,6 +23,8 @@ from secagg.messages import (
     Survivors,
     TooFewError,
     Unmasking,
+    of_sharers,
+    of_survivors,
 )
 from secagg.parameters import Parameters
 
@@ -37,8 +41,9 @@ class Server:
         Args:
             parameters: of the round.
         """
-        self._parameters = parameters
+        self._parameters, self._graph = parameters, parameters.graph
         self._received: list[dict[int, Record]] = [{}]
+        self._keys: set[bytes] = set()
 
     def receive(self, sender: int, data: bytes) -> None:
         """Take a client's message of the present stage.
@@ -48,11 +53,12 @@ class Server:
             data: what travelled.
 
         Raises:
-            ProtocolError: if it is not this stage's, or the client's second, or another's, or if
-                the client is not part of the round any more. The round can go on without it.
+            ProtocolError: if it is not this stage's, or the client's second, or another's, or
+                wrongly signed, or not what it should hold, or if the client is not part of the
+                round any more. The round can go on without it.
         """
-        kind, present = STAGES[len(self._received) - 1], self._received[-1]
-        record = kind.from_bytes(data)
+        present = self._received[-1]
+        record = STAGES[len(self._received) - 1].from_bytes(data)
         if record.client != sender:
             raise ProtocolError(f"client {sender} speaks for client {record.client}")
         if record.round_number != self._parameters.round_number:
@@ -61,8 +67,7 @@ class Server:
             raise ProtocolError(f"client {sender} answers twice")
         if sender not in self._expected():
             raise ProtocolError(f"client {sender} has no part in this stage")
-        if kind is MaskedInput and len(record.vector) != 8 * self._parameters.entries:
-            raise ProtocolError(f"client {sender} sent a vector of another length")
+        self._check(sender, record)
         present[sender] = record
 
     def rosters(self) -> dict[int, Roster]:
@@ -91,21 +96,31 @@ class Server:
             for client in sharers
         }
 
-    def survivors(self) -> Survivors:
-        """End stage 2: who is left."""
-        return Survivors(tuple(sorted(self._close())))
+    def survivors(self) -> dict[int, Survivors]:
+        """End stage 2: who is left, and for each client, what its neighbours signed."""
+        inputs = self._close()
+        clients = tuple(sorted(inputs))
+        return {
+            client: Survivors(
+                clients,
+                {
+                    other: inputs[other].signature
+                    for other in sorted(self._graph.neighbours[client] & inputs.keys())
+                },
+            )
+            for client in clients
+        }
 
     def confirmations(self) -> dict[int, Confirmations]:
-        """End stage 3: for each client, the signatures of those that it deals with."""
-        signed = self._close()
+        """End stage 3: for each client, the signatures of the others on the committee."""
+        confirmed = self._close()
+        signatures = {
+            client: confirmed[client].signature
+            for client in sorted(self._graph.committee & confirmed.keys())
+        }
         return {
-            client: Confirmations(
-                {
-                    other: signed[other].signature
-                    for other in sorted(self._parameters.neighbours[client] & signed.keys())
-                }
-            )
-            for client in signed
+            client: Confirmations({n: s for n, s in signatures.items() if n != client})
+            for client in confirmed
         }
 
     def total(self) -> np.ndarray:
@@ -124,7 +139,7 @@ class Server:
             total += np.frombuffer(record.vector, "<u8")
             total -= masks.expand(seed, number, entries)
         for gone in shared.keys() - inputs.keys():
-            partners = self._parameters.neighbours[gone] & inputs.keys()
+            partners = self._graph.neighbours[gone] & inputs.keys()
             if not partners:
                 continue  # nobody added a mask that it lacks
             private = X25519PrivateKey.from_private_bytes(
@@ -149,23 +164,44 @@ class Server:
     def _close(self):
         """End the present stage -> what was received in it, by client."""
         done = self._received[-1]
-        if len(done) < self._parameters.threshold:
+        if len(done) < self._graph.threshold:
             raise TooFewError(
                 f"{len(done)} clients are left, fewer than the threshold of "
-                f"{self._parameters.threshold}: the round is abandoned"
+                f"{self._graph.threshold}: the round is abandoned"
             )
         self._received.append({})
         return done
 
+    def _check(self, sender, record):
+        """Refuse what other clients would refuse, or what cannot be added up."""
+        number = self._parameters.round_number
+        match record:
+            case Advertisement():
+                self._verify(sender, record, record.signed(), "its keys")
+                offered = {record.encryption_key, record.masking_key}
+                if len(offered) < 2 or offered & self._keys:
+                    raise ProtocolError(f"client {sender} advertises a key that is there already")
+                self._keys |= offered
+            case Shares():
+                recipients = self._parameters.encrypts_for(sender) & self._received[0].keys()
+                if record.ciphertexts.keys() != recipients:
+                    raise ProtocolError(f"client {sender} does not share with all it deals with")
+            case MaskedInput():
+                if len(record.vector) != 8 * self._parameters.entries:
+                    raise ProtocolError(f"client {sender} sent a vector of another length")
+                signed = of_sharers(sender, number, self._received[1])
+                self._verify(sender, record, signed, "the sharers")
+            case Confirmation():
+                signed = of_survivors(sender, number, *self._received[1:3])
+                self._verify(sender, record, signed, "the survivors")
+
+    def _verify(self, sender, record, signed, what):
+        self._parameters.verify(sender, record.signature, signed, what)
+
     def _told(self, client):
-        """Whose keys a client needs."""
-        if not self._parameters.common:
-            return self._parameters.circle(client)
-        dealers = self._parameters.dealers
-        everyone = self._parameters.registered.keys()
-        return (
-            frozenset(everyone) if client in dealers else self._parameters.circle(client) | dealers
-        )
+        """Whose keys a client needs: of those that it encrypts for, or that do so for it."""
+        dealers = self._graph.committee if self._parameters.common else frozenset()
+        return self._parameters.encrypts_for(client) | dealers | {client}
 
     def _recovered(self, client, kind, answers):
         """A client's secret, from the shares of it that others gave."""
@@ -175,6 +211,6 @@ class Server:
             if client in getattr(answer, kind)
         }
         try:
-            return shamir.combine(shares, self._parameters.threshold)
+            return shamir.combine(shares, self._graph.threshold)
         except shamir.ShareError as error:
             raise TooFewError(f"the secrets of client {client} stay closed: {error}") from error

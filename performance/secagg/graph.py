@@ -1,0 +1,173 @@
+"""Who deals with whom, and how many of them it takes.
+
+With all neighbours this is Bonawitz et al. (CCS 2017). With fewer it is SecAgg+ (Bell et al., CCS
+2020): clients sit in a circle in random order, and each shares secrets and pairwise masks with the
+k nearest to it alone, a Harary graph. A client's work then grows with k, not with n.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import floor
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import hypergeom
+
+# Of the number of neighbours: all others, or as few as are safe.
+ALL, AUTO = "all", "auto"
+# What k is chosen for, unless said: the shares of clients that drop out, and that tell the server
+# all they know; and the probabilities, as powers of two, that a round then fails or leaks.
+DROPPING, CORRUPT = 0.1, 0.1
+CORRECTNESS_BITS, SECURITY_BITS = 20, 40
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Who deals with whom in a round.
+
+    Attributes:
+        neighbours: client -> the others that it deals with; symmetric.
+        threshold: t, how many of a client's circle it takes to open one of its secrets, and how
+            many of the committee to vouch for the survivors.
+        committee: those by whose signatures all clients know that they were told the same, and who
+            deal the common secret. With all neighbours everybody; else as many as a circle has, so
+            that this work does not grow with n either.
+    """
+
+    neighbours: Mapping[int, frozenset[int]] = field(repr=False)
+    threshold: int
+    committee: frozenset[int] = field(repr=False)
+
+    def __post_init__(self):
+        """Refuse a graph under which the protocol promises nothing.
+
+        Raises:
+            ValueError: for fewer than two clients, or a threshold that is not above half of those
+                that a client deals with, or above all of them.
+        """
+        if len(self.neighbours) < 2:
+            raise ValueError("secure aggregation takes at least two clients")
+        sizes = [len(others) + 1 for others in self.neighbours.values()]
+        sizes.append(len(self.committee))
+        if self.threshold > min(sizes):
+            raise ValueError(f"a threshold of {self.threshold} of {min(sizes)} clients")
+        if 2 * self.threshold <= max(sizes):
+            raise ValueError(
+                f"a threshold of {self.threshold} of {max(sizes)} clients lets the server open "
+                "both kinds of shares by showing two halves different survivors"
+            )
+
+    def circle(self, client: int) -> frozenset[int]:
+        """A client and those that it deals with."""
+        return self.neighbours[client] | {client}
+
+
+class Degree(NamedTuple):
+    """Parameters of SecAgg+.
+
+    Attributes:
+        neighbours: k, even.
+        threshold: t, of k + 1.
+    """
+
+    neighbours: int
+    threshold: int
+
+
+def build(clients: int, neighbours: str | int, seed: int | list[int]) -> Graph:
+    """The graph that a user asks for.
+
+    Args:
+        clients: n.
+        neighbours: `ALL`, `AUTO` for those of `choose_degree` (all, where it finds none), or k.
+        seed: see `harary`.
+    """
+    if neighbours == ALL:
+        return everyone(clients)
+    if neighbours != AUTO:
+        return harary(clients, Degree(neighbours, majority(neighbours + 1)), seed)
+    degree = choose_degree(clients)
+    return harary(clients, degree, seed) if degree else everyone(clients)
+
+
+def everyone(clients: int, threshold: int | None = None) -> Graph:
+    """All are neighbours; t is that of `majority`, unless given."""
+    numbers = frozenset(range(clients))
+    neighbours = {client: numbers - {client} for client in range(clients)}
+    return Graph(neighbours, threshold or majority(clients), numbers)
+
+
+def harary(clients: int, degree: Degree, seed: int | list[int]) -> Graph:
+    """A Harary graph over a random permutation.
+
+    Args:
+        clients: n, at least 3.
+        degree: k, even, from 2 to n - 1; and t.
+        seed: of the permutation, as NumPy takes it. It must be drawn after it is settled who
+            works with the server, and not by the server.
+
+    Raises:
+        ValueError: for a degree that is out of range or odd.
+    """
+    k = degree.neighbours
+    if not 2 <= k < clients or k % 2:
+        raise ValueError(f"a degree of {k} for {clients} clients: must be even, and below it")
+    order = np.random.default_rng(seed).permutation(clients).tolist()
+    steps = [step for step in range(-(k // 2), k // 2 + 1) if step]
+    neighbours = {
+        client: frozenset(order[(place + step) % clients] for step in steps)
+        for place, client in enumerate(order)
+    }
+    return Graph(neighbours, degree.threshold, frozenset(order[: k + 1]))
+
+
+def majority(members: int) -> int:
+    """The default threshold: the smallest integer above two thirds."""
+    return 2 * members // 3 + 1
+
+
+@lru_cache
+def choose_degree(
+    clients: int, dropping: float = DROPPING, corrupt: float = CORRUPT
+) -> Degree | None:
+    """The smallest degree at which a round succeeds, and is safe, but for small probabilities.
+
+    t is the largest threshold that all circles reach though clients drop out, but for 2^-20 (a
+    union bound over clients and the committee). A cheating server then learns more than one sum
+    over all honest survivors only if, for k = 2 h,
+
+    * 2 t - (k + 1) or more of the committee are corrupt, so that it can vouch for two survivor
+      sets, honest members signing but one; or
+    * t or more of some client's neighbours are corrupt, who open its secrets by themselves; or
+    * somewhere in the circle the honest survivors are parted. To the right of an honest client,
+      whose seed t of its circle gave away, then h in a row are corrupt or did not survive. Only h
+      to the left, itself, and the corrupt ones to the right can have given shares, so t - h - 1
+      or more of these h are corrupt.
+
+    By a union bound (Bell et al., section 4, bound their graphs alike), with so many corrupt
+    clients at random places, all that is less likely than 2^-40.
+
+    Args:
+        clients: n.
+        dropping: largest share of clients that drop out.
+        corrupt: largest share of clients that work with the server.
+
+    Returns:
+        k and t; None where no k of at most half of the others will do. All had better be
+        neighbours then, which is safe against more.
+    """
+    bad, gone = floor(corrupt * clients), floor(dropping * clients)
+    for k in range(2, (clients - 1) // 2 + 1, 2):
+        lost = np.arange(k + 1)
+        # If a client is itself gone, its secret takes t of its k neighbours.
+        fails = (clients + 1) * hypergeom.sf(lost, clients - 1, gone, k)
+        threshold = k - int(np.argmax(fails <= 2.0**-CORRECTNESS_BITS))
+        if 2 * threshold <= k + 1:
+            continue
+        two_views = hypergeom.sf(2 * threshold - (k + 1) - 1, clients, bad, k + 1)
+        opened = hypergeom.sf(threshold - 1, clients - 1, bad, k)
+        parted = hypergeom.sf(threshold - k // 2 - 2, clients - 1, bad, k // 2)
+        if two_views + clients * (opened + parted) <= 2.0**-SECURITY_BITS:
+            return Degree(k, threshold)
+    return None
