@@ -109,13 +109,40 @@ def test_with_too_few_left_the_round_is_abandoned(stage):
         play(params, vectors(6, 5), dict.fromkeys((0, 3), stage))
 
 
+def everything(found, seen=None):
+    """All bytes that can be reached from an object, through attributes and containers."""
+    seen = set() if seen is None else seen
+    if id(found) in seen:
+        return
+    seen.add(id(found))
+    if isinstance(found, np.ndarray):
+        yield found.tobytes()
+    elif isinstance(found, bytes):
+        yield found
+    elif isinstance(found, dict):
+        yield from everything([*found.keys(), *found.values()], seen)
+    elif isinstance(found, (list, tuple, set, frozenset)):
+        for each in found:
+            yield from everything(each, seen)
+    elif hasattr(found, "__dict__"):
+        yield from everything(vars(found), seen)
+
+
 @pytest.mark.parametrize("degree", [None, 10])
 @pytest.mark.parametrize("gone", [(), (0, 4)])
 def test_survivors_agree_on_a_secret_that_the_server_never_gets(monkeypatch, degree, gone):
-    params, secrets_seen, seen = setup(16, degree=degree, common=True), set(), []
+    params, secrets_seen, received = setup(16, degree=degree, common=True), set(), []
+    servers, clients = [], []
+    for kind, made in ((Server, servers), (Client, clients)):
+        init = kind.__init__
+        monkeypatch.setattr(
+            kind,
+            "__init__",
+            lambda self, *args, init=init, made=made: (made.append(self), init(self, *args))[1],
+        )
     receive = Server.receive
     monkeypatch.setattr(
-        Server, "receive", lambda self, n, data: (seen.append(data), receive(self, n, data))[1]
+        Server, "receive", lambda self, n, data: (received.append(data), receive(self, n, data))[1]
     )
 
     def vector(client, secret):
@@ -126,10 +153,13 @@ def test_survivors_agree_on_a_secret_that_the_server_never_gets(monkeypatch, deg
     assert len(result.survivors) == 16 - len(gone)
     (secret,) = secrets_seen
     assert len(secret) == 32
-    assert not [data for data in seen if secret in data]
-    # Nor what it is expanded to.
-    q = masks.positive(secret, ROUND, 5)
-    assert not [data for data in seen if q.tobytes()[:8] in data]
+    # All that it received, and all that it made of it; and that this walk finds what is there.
+    held = [*received, *everything(servers)]
+    q = masks.positive(secret, ROUND, 5).tobytes()
+    public = {client._masking.public_key().public_bytes_raw() for client in clients}
+    assert all(any(key in data for data in held) for key in public)
+    for hidden in (secret, q[:8], *(client._common_seed for client in clients)):
+        assert not [data for data in held if hidden in data]
 
 
 def test_another_round_has_another_common_secret():
