@@ -107,11 +107,12 @@ class Protocol:
         return coded.mean(result.total, len(result.survivors)), True
 
     def _parameters(self, number, coded):
-        clients, neighbours = self._settings.clients, self._settings.neighbours
+        clients, neighbours, drop_out, seed = self._settings
+        gone = graph.most_gone(clients, drop_out) if drop_out else None
         return Parameters(
             number,
             self._registered,
-            graph.build(clients, neighbours, [self._settings.seed, number, 0]),
+            graph.build(clients, neighbours, [seed, number, 0], gone),
             coded.entries,
             common=isinstance(coded, _Moments),
         )

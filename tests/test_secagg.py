@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import binom, chisquare
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder of scripts
 
@@ -704,8 +704,12 @@ def test_harary_graphs_are_regular_symmetric_and_random(clients, degree):
 def test_graphs_that_users_ask_for():
     assert graph.build(10, graph.ALL, 0) == graph.everyone(10)
     assert graph.build(10, graph.AUTO, 0) == graph.everyone(10), "too few for less than all"
-    chosen = graph.choose_degree(100)
+    chosen = graph.choose_degree(100, 10, 10)
     assert graph.build(100, graph.AUTO, 0) == graph.harary(100, chosen, 0)
+    assert graph.build(100, graph.AUTO, 0, gone=30) == graph.everyone(100)
+    fewer = graph.choose_degree(100, 3, 10)
+    assert fewer < chosen
+    assert graph.build(100, graph.AUTO, 0, gone=3) == graph.harary(100, fewer, 0)
     assert graph.build(10, 4, 0) == graph.harary(10, graph.Degree(4, 4), 0)
     for degree in (1, 3, 10):
         with pytest.raises(ValueError, match="degree"):
@@ -713,11 +717,16 @@ def test_graphs_that_users_ask_for():
 
 
 def test_degrees_grow_slowly():
-    degrees = {clients: graph.choose_degree(clients) for clients in (100, 1000, 10_000)}
+    degrees = {n: graph.choose_degree(n, n // 10, n // 10) for n in (100, 1000, 10_000)}
     assert degrees[100] < degrees[1000] < degrees[10_000]
     assert degrees[10_000].neighbours < 2 * degrees[1000].neighbours
-    careful = graph.choose_degree(1000, dropping=0.15, corrupt=0.15)
-    assert careful is None or careful > degrees[1000]
+    assert graph.choose_degree(1000, 120, 120) > degrees[1000]
+
+
+def test_more_clients_drop_out_than_on_average():
+    assert graph.most_gone(100, 0.0) == 0
+    most = graph.most_gone(100, 0.1)
+    assert binom.sf(most, 100, 0.1) <= 2**-20 < binom.sf(most - 1, 100, 0.1)
 
 
 def windows(clients, first, last):
@@ -730,7 +739,7 @@ def test_degrees_keep_their_bounds(monkeypatch):
     monkeypatch.setattr(graph, "SECURITY_BITS", 3)
     monkeypatch.setattr(graph, "CORRECTNESS_BITS", 3)
     clients, rounds, bad = 100, 4000, Counter()
-    k, t = graph.choose_degree.__wrapped__(clients, dropping=0.1, corrupt=0.1)
+    k, t = graph.choose_degree.__wrapped__(clients, gone=10, corrupt=10)
     half, rng = k // 2, np.random.default_rng(0)
     right = windows(clients, 1, half)
     others = np.hstack([right, windows(clients, -half, -1)])

@@ -12,12 +12,12 @@ from math import floor
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import hypergeom
+from scipy.stats import binom, hypergeom
 
 # Of the number of neighbours: all others, or as few as are safe.
 ALL, AUTO = "all", "auto"
-# What k is chosen for, unless said: the shares of clients that drop out, and that tell the server
-# all they know; and the probabilities, as powers of two, that a round then fails or leaks.
+# What k is chosen for, unless said: the shares of clients that drop out at most, and that tell the
+# server all they know; and the probabilities, as powers of two, that a round then fails or leaks.
 DROPPING, CORRUPT = 0.1, 0.1
 CORRECTNESS_BITS, SECURITY_BITS = 20, 40
 
@@ -75,19 +75,23 @@ class Degree(NamedTuple):
     threshold: int
 
 
-def build(clients: int, neighbours: str | int, seed: int | list[int]) -> Graph:
+def build(
+    clients: int, neighbours: str | int, seed: int | list[int], gone: int | None = None
+) -> Graph:
     """The graph that a user asks for.
 
     Args:
         clients: n.
         neighbours: `ALL`, `AUTO` for those of `choose_degree` (all, where it finds none), or k.
         seed: see `harary`.
+        gone: for `AUTO`, how many clients drop out at most; by default 10 %.
     """
     if neighbours == ALL:
         return everyone(clients)
     if neighbours != AUTO:
         return harary(clients, Degree(neighbours, majority(neighbours + 1)), seed)
-    degree = choose_degree(clients)
+    gone = floor(DROPPING * clients) if gone is None else gone
+    degree = choose_degree(clients, gone, floor(CORRUPT * clients))
     return harary(clients, degree, seed) if degree else everyone(clients)
 
 
@@ -127,10 +131,13 @@ def majority(members: int) -> int:
     return 2 * members // 3 + 1
 
 
+def most_gone(clients: int, probability: float) -> int:
+    """How many clients drop out at most, but for 2^-20, if each does with this probability."""
+    return int(binom.isf(2.0**-CORRECTNESS_BITS, clients, probability))
+
+
 @lru_cache
-def choose_degree(
-    clients: int, dropping: float = DROPPING, corrupt: float = CORRUPT
-) -> Degree | None:
+def choose_degree(clients: int, gone: int, corrupt: int) -> Degree | None:
     """The smallest degree at which a round succeeds, and is safe, but for small probabilities.
 
     t is the largest threshold that all circles reach though clients drop out, but for 2^-20 (a
@@ -150,14 +157,13 @@ def choose_degree(
 
     Args:
         clients: n.
-        dropping: largest share of clients that drop out.
-        corrupt: largest share of clients that work with the server.
+        gone: how many drop out at most.
+        corrupt: how many work with the server at most.
 
     Returns:
         k and t; None where no k of at most half of the others will do. All had better be
         neighbours then, which is safe against more.
     """
-    bad, gone = floor(corrupt * clients), floor(dropping * clients)
     for k in range(2, (clients - 1) // 2 + 1, 2):
         lost = np.arange(k + 1)
         # If a client is itself gone, its secret takes t of its k neighbours.
@@ -165,9 +171,9 @@ def choose_degree(
         threshold = k - int(np.argmax(fails <= 2.0**-CORRECTNESS_BITS))
         if 2 * threshold <= k + 1:
             continue
-        two_views = hypergeom.sf(2 * threshold - (k + 1) - 1, clients, bad, k + 1)
-        opened = hypergeom.sf(threshold - 1, clients - 1, bad, k)
-        parted = hypergeom.sf(threshold - k // 2 - 2, clients - 1, bad, k // 2)
+        two_views = hypergeom.sf(2 * threshold - (k + 1) - 1, clients, corrupt, k + 1)
+        opened = hypergeom.sf(threshold - 1, clients - 1, corrupt, k)
+        parted = hypergeom.sf(threshold - k // 2 - 2, clients - 1, corrupt, k // 2)
         if two_views + clients * (opened + parted) <= 2.0**-SECURITY_BITS:
             return Degree(k, threshold)
     return None
