@@ -16,7 +16,7 @@ from scipy.stats import binom, chisquare
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder of scripts
 
-from secagg import graph, keys, masks, quantise, runner, shamir
+from secagg import bench, graph, keys, masks, quantise, runner, shamir
 from secagg.client import Client
 from secagg.messages import (
     Advertisement,
@@ -795,6 +795,14 @@ def test_a_clients_masks_are_as_many_as_its_neighbours(monkeypatch):
     played.clients[0].mask(played.numbers[0])
     assert counted["expanded"] == 6 + 1
     assert len(delivery.ciphertexts) == 6
+
+
+def test_the_benchmark_checks_its_sums_and_counts_all():
+    found = bench.measure(bench.Case(8, 50, dropping=0.25))
+    assert (found["degree"], found["threshold"]) == (7, 6)
+    assert 8 * 50 * 0.75 < 1000 * found["sent_kb"] < 8 * 50 + 4000
+    assert found["client_stages_ms"].keys() == set(runner.STAGES)
+    assert found["server_stages_ms"].keys() == {*runner.STAGES, "sum"}
 
 
 # --- records ---------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Benchmarks of whole rounds of secure aggregation: seconds and bytes.
 
-`python -m secagg.bench`, in the folder performance, prints a line a case, `--json` an object.
-All clients and the server run one after the other in this process, on random vectors; a client's
-seconds are the mean over clients, as each would take by itself.
+`python -m secagg.bench`, in the folder performance, prints a line a case, with `--stages` what each
+stage took beneath it, with `--json` all of it as an object. All clients and the server run one
+after the other in this process, on random vectors; a client's seconds are the mean over clients, as
+each would take by itself.
 """
 
 import argparse
@@ -63,16 +64,23 @@ def measure(case: Case) -> dict:
     expected = sum(vector(client, None) for client in result.survivors)
     if not np.array_equal(result.total, expected):
         raise AssertionError(f"wrong sum for {case}")
+    client_s = {stage: spent / case.clients for stage, spent in result.client_s.items()}
     return {
         **case._asdict(),
         "degree": len(links.neighbours[0]),
         "threshold": links.threshold,
-        "client_s": round(sum(result.client_s.values()) / case.clients, 3),
+        "client_s": round(sum(client_s.values()), 3),
         "server_s": round(sum(result.server_s.values()), 3),
         "sent_kb": round(np.mean(list(result.sent.values())) / 1000, 1),
         "received_kb": round(np.mean(list(result.received.values())) / 1000, 1),
         "peak_memory_gb": round(peak_memory() / 1e9, 2),
+        "client_stages_ms": _milliseconds(client_s),
+        "server_stages_ms": _milliseconds(result.server_s),
     }
+
+
+def _milliseconds(seconds):
+    return {stage: round(1000 * spent, 1) for stage, spent in seconds.items()}
 
 
 def main() -> None:
@@ -81,20 +89,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print an object a line")
+    parser.add_argument("--stages", action="store_true", help="print milliseconds of each stage")
     parser.add_argument("--clients", type=int, nargs="+", help="only cases of so many clients")
     options = parser.parse_args()
-    header = None
-    for case in CASES:
-        if options.clients and case.clients not in options.clients:
-            continue
+    cases = [case for case in CASES if not options.clients or case.clients in options.clients]
+    for number, case in enumerate(cases):
         found = measure(case)
         if options.json:
             print(json.dumps(found), flush=True)
             continue
-        if header is None:
-            header = list(found)
-            print("".join(f"{name:>15}" for name in header))
+        stages = {who: found.pop(f"{who}_stages_ms") for who in ("client", "server")}
+        if number == 0:
+            print("".join(f"{name:>15}" for name in found))
         print("".join(f"{value!s:>15}" for value in found.values()), flush=True)
+        if options.stages:
+            for who, spent in stages.items():
+                each = ", ".join(f"{stage} {value:,}" for stage, value in spent.items())
+                print(f"{who:>15}, ms: {each}", flush=True)
 
 
 if __name__ == "__main__":
