@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -816,6 +817,15 @@ def test_records_survive_the_way_and_nothing_else_does():
             Parcel.from_bytes(data)
     with refused("malformed Confirmations"):
         Confirmations.from_bytes(parcel.to_bytes())
+    for kind, content in (
+        (Confirmations, [{1: 2}]),
+        (Confirmations, [{b"1": b"2"}]),
+        (Survivors, [[0, b"1"], {}]),
+        (Survivors, [[0, True], {}]),
+        (Parcel, [b"seed", "key", b""]),
+    ):
+        with refused(f"malformed {kind.__name__}: .* is no"):
+            kind.from_bytes(msgpack.packb(content))
 
 
 def test_statements_of_different_kinds_never_coincide():

@@ -7,7 +7,7 @@ too, so that no signature can be passed off as another.
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, get_args, get_origin
 
 import msgpack
 
@@ -41,12 +41,24 @@ class Record:
             if not isinstance(values, tuple) or len(values) != len(fields):
                 raise ValueError(f"{len(fields)} fields expected")
             for field, value in zip(fields, values, strict=True):
-                kind = getattr(field.type, "__origin__", field.type)
-                if not isinstance(value, kind):
-                    raise ValueError(f"{field.name} is no {kind.__name__}")
+                if not _is(value, field.type):
+                    raise ValueError(f"{field.name} is no {field.type}")
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise ProtocolError(f"malformed {cls.__name__}: {error}") from error
         return cls(*values)
+
+
+def _is(value, kind):
+    """Whether a value is of a field's type, with all that it contains."""
+    if type(value) is not (get_origin(kind) or kind):
+        return False
+    match value:
+        case dict():
+            of_keys, of_values = get_args(kind)
+            return all(_is(k, of_keys) and _is(v, of_values) for k, v in value.items())
+        case tuple():
+            return all(_is(each, get_args(kind)[0]) for each in value)
+    return True
 
 
 def statement(kind: str, *content) -> bytes:
