@@ -57,6 +57,7 @@ class Protocol:
         self._signing = {n: Ed25519PrivateKey.generate() for n in range(settings.clients)}
         self._registered = {n: key.public_key() for n, key in self._signing.items()}
         self._spent = Counter()
+        self._played: set[int] = set()
 
     def aggregator(self) -> Aggregator:
         """The protocol as an aggregator; it remembers the rounds so far, and if the last counts."""
@@ -74,27 +75,34 @@ class Protocol:
     def summary(self, rounds_run: int) -> dict[str, float]:
         """What a round took on average, as columns of results.csv, and what was lost in all.
 
+        Averages are over the rounds that gave a sum.
+
         Args:
             rounds_run: of the whole run. Where an earlier process played some of them, the averages
                 are over the others, and what was lost in all is not known.
         """
         spent, rounds = self._spent, self._spent["rounds"]
-        if not rounds:
-            return {}
-        columns = {
-            "sent_bytes": round(spent["sent"] / rounds / self._settings.clients),
-            "received_bytes": round(spent["received"] / rounds / self._settings.clients),
-            **{f"{stage}_s": round(spent[stage] / rounds, 5) for stage in STAGES},
-        }
-        if rounds < rounds_run:
+        columns = {}
+        if rounds:
+            columns = {
+                "sent_bytes": round(spent["sent"] / rounds / self._settings.clients),
+                "received_bytes": round(spent["received"] / rounds / self._settings.clients),
+                **{f"{stage}_s": round(spent[stage] / rounds, 5) for stage in STAGES},
+            }
+        if rounds + spent["abandoned"] < rounds_run:
             return columns
         return columns | {name: spent[name] for name in ("clipped", "dropped", "abandoned")}
 
     def _play(self, messages: PyTree, number: int) -> tuple[PyTree, bool]:
         """One round -> (mean message of the survivors, whether there is one)."""
+        if number in self._played:
+            raise ValueError(f"round {number} has been played: masks must not be used again")
+        self._played.add(number)
         kind = _Moments if isinstance(messages, Moments) else _Update
         coded = kind(messages, self._settings.clients, number)
-        self._spent["rounds"] += 1
+        if coded.diverged:
+            # What is no number cannot be sent. The run ends as it would in the clear.
+            return coded.none(), True
         try:
             result = runner.play(
                 self._parameters(number, coded), self._signing, coded.vector, self._dropping(number)
@@ -125,6 +133,7 @@ class Protocol:
         return {int(client): str(rng.choice(DROPPED_AFTER)) for client in vanishing}
 
     def _note(self, result):
+        self._spent["rounds"] += 1
         self._spent["sent"] += sum(result.sent.values())
         self._spent["received"] += sum(result.received.values())
         for seconds in (result.client_s, result.server_s):
@@ -151,9 +160,14 @@ class _Update:
         """The mean message, from the sum over survivors."""
         return self._unravel(self._quantiser.restore(total) / survivors)
 
+    @property
+    def diverged(self) -> bool:
+        """Whether there is anything that is not a number."""
+        return bool(np.isnan(self._rows).any())
+
     def none(self) -> PyTree:
         """In place of a mean where there is none."""
-        return self._unravel(np.zeros(self.entries))
+        return self._unravel(np.full(self.entries, np.nan))
 
 
 class _Moments:
@@ -190,10 +204,15 @@ class _Moments:
         lost = v <= 0
         return Moments(self._unravel(np.where(lost, 0, m)), self._unravel(np.where(lost, 1, v)))
 
+    @property
+    def diverged(self) -> bool:
+        """Whether there is anything that is not a number."""
+        return bool(np.isnan(self._m).any() or np.isnan(self._v).any())
+
     def none(self) -> Moments:
         """In place of means where there are none."""
-        entries = self.entries // 2
-        return Moments(self._unravel(np.zeros(entries)), self._unravel(np.ones(entries)))
+        nothing = self._unravel(np.full(self.entries // 2, np.nan))
+        return Moments(nothing, nothing)
 
 
 def _rows(stacked):

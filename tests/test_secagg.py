@@ -17,7 +17,7 @@ from scipy.stats import binom, chisquare
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder of scripts
 
-from secagg import bench, graph, keys, masks, quantise, runner, shamir
+from secagg import bench, graph, keys, masks, runner, shamir
 from secagg.client import Client
 from secagg.messages import (
     Advertisement,
@@ -27,13 +27,16 @@ from secagg.messages import (
     Roster,
     Survivors,
     TooFewError,
-    statement,
+    of_keys,
+    of_sharers,
+    of_survivors,
 )
 from secagg.parameters import Parameters
 from secagg.quantise import Quantiser
 from secagg.server import Server
 
 ROUND = 7
+KEYS = ("encryption_key", "masking_key")
 
 
 @cache
@@ -245,7 +248,8 @@ def replaced(roster, *advertisements):
 
 
 def signed_by(client, advertisement):
-    return replace(advertisement, signature=signing_keys(5)[client].sign(advertisement.signed()))
+    signed = of_keys(setup(5).context, advertisement)
+    return replace(advertisement, signature=signing_keys(5)[client].sign(signed))
 
 
 def test_keys_in_place_of_a_clients_own():
@@ -285,7 +289,7 @@ def test_keys_of_nobody_registered():
     stranger = Ed25519PrivateKey.generate()
     keys_of = replace(played.advertised[3], client=9, masking_key=bytes(range(32)))
     keys_of = replace(keys_of, encryption_key=bytes(range(1, 33)))
-    keys_of = replace(keys_of, signature=stranger.sign(keys_of.signed()))
+    keys_of = replace(keys_of, signature=stranger.sign(of_keys(played.params.context, keys_of)))
     with refused("client 9 is not registered"):
         played.clients[0].share(Roster((*roster.advertisements, keys_of.to_bytes())))
 
@@ -828,7 +832,46 @@ def test_records_survive_the_way_and_nothing_else_does():
             kind.from_bytes(msgpack.packb(content))
 
 
-def test_statements_of_different_kinds_never_coincide():
-    kinds = [("advertise", 1, 2), ("confirm", 1, 2), ("advertise", 12), ("confirm", 1, [2])]
-    assert len({statement(*content) for content in kinds}) == len(kinds)
-    assert quantise.MODULUS_BITS == 64
+def test_statements_are_of_one_kind_round_client_and_content():
+    """Else a signature could be passed off as another."""
+    advertisement = Advertisement(1, ROUND, b"e", b"m", b"")
+    contexts = b"a", b"b"
+    signed = [
+        *(
+            of_keys(context, replace(advertisement, client=n))
+            for context in contexts
+            for n in (1, 2)
+        ),
+        *(of_keys(b"a", replace(advertisement, **{name: b"x"})) for name in KEYS),
+        *(
+            of_sharers(context, client, sharers, agreed)
+            for context in contexts
+            for client in (1, 2)
+            for sharers in ((1, 2), (1, 2, 3))
+            for agreed in (b"", b"q")
+        ),
+        *(
+            of_survivors(context, client, sharers, agreed, survivors)
+            for context in contexts
+            for client in (1, 2)
+            for sharers in ((1, 2, 3), (1, 2, 3, 4))
+            for agreed in (b"", b"q")
+            for survivors in ((1, 2), (1, 2, 3))
+        ),
+    ]
+    assert len(set(signed)) == len(signed)
+
+
+def test_the_context_is_all_that_is_known_beforehand():
+    known = setup(8, degree=4)
+    others = [
+        replace(known, round_number=ROUND + 1),
+        replace(known, entries=6),
+        replace(known, common=True),
+        replace(known, registered=dict(known.registered) | {0: known.registered[1]}),
+        replace(known, graph=replace(known.graph, threshold=5)),
+        replace(known, graph=replace(known.graph, committee=frozenset(range(5)))),
+        replace(known, graph=graph.harary(8, graph.Degree(4, 4), 1)),
+    ]
+    assert len({each.context for each in (known, *others)}) == 1 + len(others)
+    assert setup(8, degree=4).context == known.context

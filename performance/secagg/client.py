@@ -27,6 +27,7 @@ from secagg.messages import (
     Survivors,
     TooFewError,
     Unmasking,
+    of_keys,
     of_sharers,
     of_survivors,
 )
@@ -48,7 +49,7 @@ class Client:
             parameters: of the round.
         """
         self._number, self._signing_key, self._parameters = number, signing_key, parameters
-        self._graph = parameters.graph
+        self._graph, self._context = parameters.graph, parameters.context
         self._stage = STAGES[0]
         self._encryption = X25519PrivateKey.generate()
         self._masking = X25519PrivateKey.generate()
@@ -65,7 +66,7 @@ class Client:
                 self._masking.public_key().public_bytes_raw(),
                 signature=b"",
             )
-            signature = self._signing_key.sign(unsigned.signed())
+            signature = self._signing_key.sign(of_keys(self._context, unsigned))
             self._own = replace(unsigned, signature=signature)
             return self._own
 
@@ -90,7 +91,7 @@ class Client:
                 pair = (shares[points[other]] if other in circle else b"" for shares in (seed, key))
                 ciphertexts[other] = keys.encrypt(
                     *(self._key_with(other), Parcel(*pair, common_seed).to_bytes()),
-                    *(self._parameters.round_number, self._number, other),
+                    *(self._context, self._number, other),
                 )
             return Shares(self._number, self._parameters.round_number, ciphertexts)
 
@@ -104,6 +105,8 @@ class Client:
             self._sharers = self._numbers(delivery.sharers, "sharers")
             circle = self._graph.circle(self._number) & self._sharers
             self._require(circle, "shares")
+            # Without them nobody could vouch for the survivors.
+            self._require(self._graph.committee & self._sharers, "shares of the committee")
             expected = {
                 sender
                 for sender in self._sharers - {self._number}
@@ -116,7 +119,12 @@ class Client:
             for sender, ciphertext in delivery.ciphertexts.items():
                 self._parcels[sender] = self._opened(sender, ciphertext, sender in circle)
             self._circle = circle
-            return self._common_secret() if self._parameters.common else None
+            if not self._parameters.common:
+                self._agreed = b""
+                return None
+            common = self._common_secret()
+            self._agreed = keys.derive(common, "digest of the common secret", self._context)
+            return common
 
     def mask(self, vector: np.ndarray) -> MaskedInput:
         """Stage 2, second half: hide a vector.
@@ -133,7 +141,9 @@ class Client:
         with self._due("mask"):
             masked = vector + masks.expand(self._seed, number, entries)
             for other in self._circle - {self._number}:
-                key = keys.agree(self._masking, self._roster[other].masking_key, "mask", number)
+                key = keys.agree(
+                    self._masking, self._roster[other].masking_key, "mask", self._context
+                )
                 mask = masks.expand(key, number, entries)
                 # What one of a pair adds, the other subtracts.
                 if self._number < other:
@@ -141,8 +151,8 @@ class Client:
                 else:
                     masked -= mask
             vector = masked.astype("<u8", copy=False).tobytes()
-            signed = of_sharers(self._number, number, self._sharers)
-            return MaskedInput(self._number, number, vector, self._signing_key.sign(signed))
+            signature = self._signing_key.sign(self._signed_with_input(self._number))
+            return MaskedInput(self._number, number, vector, self._agreed, signature)
 
     def confirm(self, survivors: Survivors) -> Confirmation:
         """Stage 3: sign who is left, which a client does but once a round."""
@@ -153,14 +163,14 @@ class Client:
             left = self._circle & self._survivors
             self._require(left, "masked inputs")
             # Had one of them been told other sharers, it would lack some of the masks that hide it.
-            number = self._parameters.round_number
+            # Had a dealer given it another seed, its vector would weigh more, or less, in the sum.
             if survivors.signatures.keys() != left - {self._number}:
                 raise self._error("there is not one signature of each survivor that it deals with")
             for other, signature in survivors.signatures.items():
-                signed = of_sharers(other, number, self._sharers)
-                self._parameters.verify(other, signature, signed, "the sharers")
-            signature = self._signing_key.sign(self._confirmed_by(self._number))
-            return Confirmation(self._number, number, signature)
+                signed = self._signed_with_input(other)
+                self._parameters.verify(other, signature, signed, "the sharers and common secret")
+            signature = self._signing_key.sign(self._signed_to_confirm(self._number))
+            return Confirmation(self._number, self._parameters.round_number, signature)
 
     def unmask(self, confirmations: Confirmations) -> Unmasking:
         """Stage 4: give what opens the sum, once others have signed the same survivors."""
@@ -169,7 +179,7 @@ class Client:
             if not confirmations.signatures.keys() <= committee - {self._number}:
                 raise self._error("there are signatures of clients that are not to give any")
             for signer, signature in confirmations.signatures.items():
-                signed = self._confirmed_by(signer)
+                signed = self._signed_to_confirm(signer)
                 self._parameters.verify(signer, signature, signed, "the survivors")
             vouching = confirmations.signatures.keys() | (committee & {self._number})
             self._require(vouching, "matching signatures")
@@ -200,8 +210,8 @@ class Client:
                 raise self._error(f"client {sender} is advertised twice")
             if advertisement.round_number != self._parameters.round_number:
                 raise self._error(f"the keys of client {sender} are of another round")
-            signature, signed = advertisement.signature, advertisement.signed()
-            self._parameters.verify(sender, signature, signed, "its keys")
+            signed = of_keys(self._context, advertisement)
+            self._parameters.verify(sender, advertisement.signature, signed, "its keys")
             found[sender] = advertisement
         if found.get(self._number) != self._own:
             raise self._error("its own keys are missing or replaced")
@@ -229,7 +239,7 @@ class Client:
     def _opened(self, sender, ciphertext, in_circle):
         plaintext = keys.decrypt(
             *(self._key_with(sender), ciphertext),
-            *(self._parameters.round_number, sender, self._number),
+            *(self._context, sender, self._number),
         )
         parcel = Parcel.from_bytes(plaintext)
         share = shamir.SHARE_BYTES if in_circle else 0
@@ -244,22 +254,22 @@ class Client:
     def _common_secret(self):
         """From the seeds of exactly the dealers among the sharers."""
         dealers = sorted(self._graph.committee & self._sharers)
-        if not dealers:
-            raise self._error("nobody is left who deals the common secret")
         seeds = [
             self._common_seed if dealer == self._number else self._parcels[dealer].common_seed
             for dealer in dealers
         ]
-        number = self._parameters.round_number
-        return keys.derive(b"".join(seeds), "common secret", number, dealers)
+        return keys.derive(b"".join(seeds), "common secret", self._context, dealers)
 
     def _key_with(self, other):
         public = self._roster[other].encryption_key
-        return keys.agree(self._encryption, public, "parcel", self._parameters.round_number)
+        return keys.agree(self._encryption, public, "parcel", self._context)
 
-    def _confirmed_by(self, signer):
-        number = self._parameters.round_number
-        return of_survivors(signer, number, self._sharers, self._survivors)
+    def _signed_with_input(self, signer):
+        return of_sharers(self._context, signer, self._sharers, self._agreed)
+
+    def _signed_to_confirm(self, signer):
+        view = self._sharers, self._agreed, self._survivors
+        return of_survivors(self._context, signer, *view)
 
     def _error(self, text):
         return ProtocolError(f"client {self._number}: {text}")

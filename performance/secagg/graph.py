@@ -99,7 +99,7 @@ def everyone(clients: int, threshold: int | None = None) -> Graph:
     """All are neighbours; t is that of `majority`, unless given."""
     numbers = frozenset(range(clients))
     neighbours = {client: numbers - {client} for client in range(clients)}
-    return Graph(neighbours, threshold or majority(clients), numbers)
+    return Graph(neighbours, majority(clients) if threshold is None else threshold, numbers)
 
 
 def harary(clients: int, degree: Degree, seed: int | list[int]) -> Graph:

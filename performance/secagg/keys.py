@@ -24,14 +24,14 @@ def derive(secret: bytes, purpose: str, *context) -> bytes:
     return HKDF(SHA256(), 32, salt=None, info=statement(purpose, *context)).derive(secret)
 
 
-def agree(own: X25519PrivateKey, other: bytes, purpose: str, round_number: int) -> bytes:
+def agree(own: X25519PrivateKey, other: bytes, purpose: str, context: bytes) -> bytes:
     """The 32-byte key that two clients have in common (X25519 and HKDF).
 
     Args:
         own: one's private key.
         other: the other's public key, 32 bytes.
         purpose: see `derive`.
-        round_number: the key is for this round alone.
+        context: of the round's parameters: the key is for this round alone.
 
     Raises:
         ProtocolError: if the public key is none, or one that makes the secret known to all.
@@ -42,24 +42,24 @@ def agree(own: X25519PrivateKey, other: bytes, purpose: str, round_number: int) 
     except ValueError as error:
         raise ProtocolError(f"a public key with which no secret can be shared: {error}") from error
     both = sorted((own.public_key().public_bytes_raw(), other))
-    return derive(secret, purpose, round_number, *both)
+    return derive(secret, purpose, context, *both)
 
 
-def encrypt(key: bytes, plaintext: bytes, round_number: int, sender: int, recipient: int) -> bytes:
+def encrypt(key: bytes, plaintext: bytes, context: bytes, sender: int, recipient: int) -> bytes:
     """Encrypt for one recipient (ChaCha20-Poly1305), under a fresh nonce that comes first."""
     nonce = os.urandom(NONCE_BYTES)
-    about = statement("parcel", round_number, sender, recipient)
+    about = statement("parcel", context, sender, recipient)
     return nonce + ChaCha20Poly1305(key).encrypt(nonce, plaintext, about)
 
 
-def decrypt(key: bytes, ciphertext: bytes, round_number: int, sender: int, recipient: int) -> bytes:
+def decrypt(key: bytes, ciphertext: bytes, context: bytes, sender: int, recipient: int) -> bytes:
     """Undo `encrypt`.
 
     Raises:
         ProtocolError: unless it is, to the bit, what the sender encrypted for this recipient in
             this round.
     """
-    about = statement("parcel", round_number, sender, recipient)
+    about = statement("parcel", context, sender, recipient)
     nonce, rest = ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:]
     try:
         return ChaCha20Poly1305(key).decrypt(nonce, rest, about)

@@ -1,7 +1,8 @@
 """What travels between clients and the server: typed records, as bytes in MessagePack.
 
-Every record of a client names the round and the client; what is signed names the kind of statement
-too, so that no signature can be passed off as another.
+Every record of a client names the round and the client. What is signed names the kind of statement,
+the client, and by a digest the round and all else that was known of it before, so that no signature
+can be passed off as another.
 """
 
 import dataclasses
@@ -66,33 +67,40 @@ def statement(kind: str, *content) -> bytes:
     return msgpack.packb(["secagg", kind, *content])
 
 
-def of_sharers(client: int, round_number: int, sharers: Iterable[int]) -> bytes:
-    """What a client signs when it masks its vector: whose shares arrived, as it was told."""
-    return statement("sharers", client, round_number, sorted(sharers))
+def of_keys(context: bytes, advertisement: "Advertisement") -> bytes:
+    """What a client signs when it advertises; `context` is that of the round's parameters."""
+    keys = advertisement.encryption_key, advertisement.masking_key
+    return statement("keys", context, advertisement.client, *keys)
+
+
+def of_sharers(context: bytes, client: int, sharers: Iterable[int], agreed: bytes) -> bytes:
+    """What a client signs when it masks its vector.
+
+    Args:
+        context: of the round's parameters.
+        client: who signs.
+        sharers: all clients whose shares arrived, as it was told.
+        agreed: digest of the common secret that it derived; empty where there is none.
+    """
+    return statement("sharers", context, client, sorted(sharers), agreed)
 
 
 def of_survivors(
-    client: int, round_number: int, sharers: Iterable[int], survivors: Iterable[int]
+    context: bytes, client: int, sharers: Iterable[int], agreed: bytes, survivors: Iterable[int]
 ) -> bytes:
     """What a client signs when it confirms: that, and whose masked inputs arrived."""
-    return statement("survivors", client, round_number, sorted(sharers), sorted(survivors))
+    return statement("survivors", context, client, sorted(sharers), agreed, sorted(survivors))
 
 
 @dataclass(frozen=True)
 class Advertisement(Record):
-    """Stage 0, to the server: fresh X25519 public keys, for shares and for masks."""
+    """Stage 0, to the server: fresh X25519 public keys, for shares and for masks; `of_keys`."""
 
     client: int
     round_number: int
     encryption_key: bytes
     masking_key: bytes
     signature: bytes
-
-    def signed(self) -> bytes:
-        """What the signature is of."""
-        return statement(
-            "advertise", self.client, self.round_number, self.encryption_key, self.masking_key
-        )
 
 
 @dataclass(frozen=True)
@@ -145,12 +153,14 @@ class MaskedInput(Record):
         client: who sends it.
         round_number: of the round.
         vector: masked integers modulo 2^64, little-endian.
+        agreed: see `of_sharers`.
         signature: `of_sharers`.
     """
 
     client: int
     round_number: int
     vector: bytes
+    agreed: bytes
     signature: bytes
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
 from secagg.graph import Graph
-from secagg.messages import ProtocolError
+from secagg.messages import ProtocolError, statement
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,18 @@ class Parameters:
     graph: Graph
     entries: int
     common: bool = False
+
+    @cached_property
+    def context(self) -> bytes:
+        """A digest of all of this, 32 bytes: what keys and signatures of the round are bound to."""
+        clients = [
+            (client, key.public_bytes_raw(), sorted(self.graph.neighbours[client]))
+            for client, key in sorted(self.registered.items())
+        ]
+        known = (self.round_number, self.entries, self.common, self.graph.threshold)
+        digest = Hash(SHA256())
+        digest.update(statement("parameters", *known, sorted(self.graph.committee), clients))
+        return digest.finalize()
 
     @property
     def clients(self) -> int:

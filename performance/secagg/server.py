@@ -23,6 +23,7 @@ from secagg.messages import (
     Survivors,
     TooFewError,
     Unmasking,
+    of_keys,
     of_sharers,
     of_survivors,
 )
@@ -44,6 +45,7 @@ class Server:
         self._parameters, self._graph = parameters, parameters.graph
         self._received: list[dict[int, Record]] = [{}]
         self._keys: set[bytes] = set()
+        self._probe = X25519PrivateKey.generate()
 
     def receive(self, sender: int, data: bytes) -> None:
         """Take a client's message of the present stage.
@@ -58,6 +60,8 @@ class Server:
                 round any more. The round can go on without it.
         """
         present = self._received[-1]
+        if len(self._received) > len(STAGES):
+            raise ProtocolError(f"client {sender} answers when all is over")
         record = STAGES[len(self._received) - 1].from_bytes(data)
         if record.client != sender:
             raise ProtocolError(f"client {sender} speaks for client {record.client}")
@@ -72,7 +76,9 @@ class Server:
 
     def rosters(self) -> dict[int, Roster]:
         """End stage 0: what each client is to be told of the others."""
-        offered = {client: record.to_bytes() for client, record in self._close().items()}
+        offered = {
+            client: record.to_bytes() for client, record in self._close(Advertisement).items()
+        }
         return {
             client: Roster(
                 tuple(offered[other] for other in sorted(self._told(client) & offered.keys()))
@@ -82,7 +88,7 @@ class Server:
 
     def deliveries(self) -> dict[int, Delivery]:
         """End stage 1: what others encrypted for each client."""
-        shares = self._close()
+        shares = self._close(Shares)
         sharers = tuple(sorted(shares))
         return {
             client: Delivery(
@@ -97,8 +103,16 @@ class Server:
         }
 
     def survivors(self) -> dict[int, Survivors]:
-        """End stage 2: who is left, and for each client, what its neighbours signed."""
-        inputs = self._close()
+        """End stage 2: who is left, and for each client, what its neighbours signed.
+
+        Raises:
+            ProtocolError: if clients do not have the same common secret.
+        """
+        inputs = self._close(MaskedInput)
+        if len({record.agreed for record in inputs.values()}) > 1:
+            raise ProtocolError(
+                "clients have different common secrets: somebody dealt them different seeds"
+            )
         clients = tuple(sorted(inputs))
         return {
             client: Survivors(
@@ -113,7 +127,7 @@ class Server:
 
     def confirmations(self) -> dict[int, Confirmations]:
         """End stage 3: for each client, the signatures of the others on the committee."""
-        confirmed = self._close()
+        confirmed = self._close(Confirmation)
         signatures = {
             client: confirmed[client].signature
             for client in sorted(self._graph.committee & confirmed.keys())
@@ -128,11 +142,12 @@ class Server:
 
         Raises:
             TooFewError: if too few shares came of some secret.
-            ProtocolError: if shares do not give the key that they should.
+            ProtocolError: if shares do not give the key that they should, or contradict others.
         """
-        answers = self._close()
+        answers = self._close(Unmasking)
         advertised, shared, inputs, _, _ = self._received[: len(STAGES)]
         number, entries = self._parameters.round_number, self._parameters.entries
+        context = self._parameters.context
         total = np.zeros(entries, np.uint64)
         for survivor, record in inputs.items():
             seed = self._recovered(survivor, "seed_shares", answers)
@@ -148,7 +163,7 @@ class Server:
             if private.public_key().public_bytes_raw() != advertised[gone].masking_key:
                 raise ProtocolError(f"wrong shares of the masking key of client {gone}")
             for partner in partners:
-                key = keys.agree(private, advertised[partner].masking_key, "mask", number)
+                key = keys.agree(private, advertised[partner].masking_key, "mask", context)
                 mask = masks.expand(key, number, entries)
                 # What the partner added, or subtracted, and the other did not undo.
                 if partner < gone:
@@ -161,8 +176,10 @@ class Server:
         """Who may send a message in the present stage."""
         return self._received[-2] if len(self._received) > 1 else self._parameters.registered
 
-    def _close(self):
-        """End the present stage -> what was received in it, by client."""
+    def _close(self, kind):
+        """End the stage of a kind of record -> what was received in it, by client."""
+        if kind not in STAGES[len(self._received) - 1 : len(self._received)]:
+            raise RuntimeError(f"the stage of {kind.__name__} is not the present one")
         done = self._received[-1]
         if len(done) < self._graph.threshold:
             raise TooFewError(
@@ -174,14 +191,9 @@ class Server:
 
     def _check(self, sender, record):
         """Refuse what other clients would refuse, or what cannot be added up."""
-        number = self._parameters.round_number
         match record:
             case Advertisement():
-                self._verify(sender, record, record.signed(), "its keys")
-                offered = {record.encryption_key, record.masking_key}
-                if len(offered) < 2 or offered & self._keys:
-                    raise ProtocolError(f"client {sender} advertises a key that is there already")
-                self._keys |= offered
+                self._check_keys(sender, record)
             case Shares():
                 recipients = self._parameters.encrypts_for(sender) & self._received[0].keys()
                 if record.ciphertexts.keys() != recipients:
@@ -189,11 +201,38 @@ class Server:
             case MaskedInput():
                 if len(record.vector) != 8 * self._parameters.entries:
                     raise ProtocolError(f"client {sender} sent a vector of another length")
-                signed = of_sharers(sender, number, self._received[1])
-                self._verify(sender, record, signed, "the sharers")
+                view = self._received[1], record.agreed
+                signed = of_sharers(self._parameters.context, sender, *view)
+                self._verify(sender, record, signed, "the sharers and common secret")
             case Confirmation():
-                signed = of_survivors(sender, number, *self._received[1:3])
+                sharers, inputs = self._received[1:3]
+                view = sharers, next(iter(inputs.values())).agreed, inputs
+                signed = of_survivors(self._parameters.context, sender, *view)
                 self._verify(sender, record, signed, "the survivors")
+            case Unmasking():
+                self._check_shares(sender, record)
+
+    def _check_keys(self, sender, record):
+        signed = of_keys(self._parameters.context, record)
+        self._verify(sender, record, signed, "its keys")
+        offered = {record.encryption_key, record.masking_key}
+        if len(offered) < 2 or offered & self._keys:
+            raise ProtocolError(f"client {sender} advertises a key that is there already")
+        for key in offered:
+            try:
+                keys.agree(self._probe, key, "probe", self._parameters.context)
+            except ProtocolError as error:
+                raise ProtocolError(f"client {sender} advertises {error}") from error
+        self._keys |= offered
+
+    def _check_shares(self, sender, record):
+        circle, (shared, inputs) = self._graph.circle(sender), self._received[1:3]
+        left, gone = circle & inputs.keys(), circle & (shared.keys() - inputs.keys())
+        if record.seed_shares.keys() != left or record.key_shares.keys() != gone:
+            raise ProtocolError(f"client {sender} does not give the shares that it was asked for")
+        given = (*record.seed_shares.values(), *record.key_shares.values())
+        if not all(map(shamir.is_share, given)):
+            raise ProtocolError(f"client {sender} gives a share that is none")
 
     def _verify(self, sender, record, signed, what):
         self._parameters.verify(sender, record.signature, signed, what)
@@ -210,7 +249,11 @@ class Server:
             for holder, answer in answers.items()
             if client in getattr(answer, kind)
         }
+        if len(shares) < self._graph.threshold:
+            raise TooFewError(f"the secrets of client {client} stay closed: too few shares came")
         try:
             return shamir.combine(shares, self._graph.threshold)
         except shamir.ShareError as error:
-            raise TooFewError(f"the secrets of client {client} stay closed: {error}") from error
+            raise ProtocolError(
+                f"wrong shares of the secrets of client {client}: {error}"
+            ) from error

@@ -43,11 +43,19 @@ def split(
     return {point: value.to_bytes(SHARE_BYTES) for point, value in values.items()}
 
 
+def is_share(share: bytes) -> bool:
+    """Whether this could be a share: a number of the right size, in the field."""
+    return len(share) == SHARE_BYTES and int.from_bytes(share) < PRIME
+
+
 def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     """Recover a secret from at least t of its shares.
 
+    Where there are more, those of the smallest and of the largest points must give the same, so
+    that a wrong one does not go unnoticed.
+
     Args:
-        shares: point -> share. If there are more than t, those of the smallest points count.
+        shares: point -> share.
         threshold: t.
 
     Raises:
@@ -55,13 +63,16 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     """
     if len(shares) < threshold:
         raise ShareError(f"{len(shares)} shares of a secret that takes {threshold}")
-    chosen = sorted(shares)[:threshold]
-    values = {point: int.from_bytes(shares[point]) for point in chosen}
-    if any(len(shares[point]) != SHARE_BYTES or values[point] >= PRIME for point in chosen):
+    if not all(map(is_share, shares.values())):
         raise ShareError(f"a share is no number of {SHARE_BYTES} bytes in the field")
-    secret = combine_numbers(values, PRIME)
-    if secret >= 1 << 8 * SECRET_BYTES:
-        raise ShareError("these shares do not belong to one secret")
+    values = {point: int.from_bytes(shares[point]) for point in sorted(shares)}
+    points = list(values)
+    secret, *others = {
+        combine_numbers({point: values[point] for point in chosen}, PRIME)
+        for chosen in (points[:threshold], points[-threshold:])
+    }
+    if others or secret >= 1 << 8 * SECRET_BYTES:
+        raise ShareError("they do not belong to one secret")
     return secret.to_bytes(SECRET_BYTES)
 
 
