@@ -114,6 +114,36 @@ def test_updates_beyond_the_clip_range_are_counted():
     assert secure.summary(1)["clipped"] == 2
 
 
+@pytest.mark.parametrize("algorithm", SECURE)
+def test_what_is_no_number_ends_a_run_as_in_the_clear(algorithm):
+    """It cannot be sent: `fl.run` takes the parameters for those of a run that diverged."""
+    secure = Protocol(settings())
+    started, sampler = federation(algorithm, secure)
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, started.state.params)
+    state, _ = started.run(started.state._replace(params=broken), sampler.draw(1, 1))
+    assert np.isnan(flat(state.params)).all()
+
+
+def test_rounds_without_dealers_are_abandoned():
+    """With few neighbours and many who drop out, all of the committee may be gone."""
+    secure = Protocol(settings(clients=9, neighbours=2, drop_out=0.3, seed=0))
+    aggregator, update = secure.aggregator(), np.ones((9, 3), np.float32)
+    memory = aggregator.init(None, 9)
+    for _ in range(40):
+        got, memory = aggregator.aggregate(Moments({"w": update}, {"w": update}), memory)
+        if bool(aggregator.accepts(memory)):
+            np.testing.assert_allclose(got.m["w"] / np.sqrt(got.v["w"]), 1, rtol=1e-6)
+    assert 0 < secure.summary(40)["abandoned"] < 40
+
+
+def test_no_round_is_played_twice():
+    aggregator = Protocol(settings()).aggregator()
+    update, memory = {"w": np.zeros((CLIENTS, 3), np.float32)}, aggregator.init(None, CLIENTS)
+    aggregator.aggregate(update, memory)
+    with pytest.raises(ValueError, match="round 0 has been played"):
+        aggregator.aggregate(update, memory)
+
+
 def test_second_moments_that_are_lost_lead_to_no_step():
     aggregator = Protocol(settings()).aggregator()
     nothing = {"w": np.zeros((CLIENTS, 3), np.float32)}
@@ -139,6 +169,9 @@ def test_survivors_are_averaged_and_rounds_of_too_few_are_abandoned(algorithm):
         if abandoned[-1]:
             assert same[1]
     assert 0 < sum(abandoned) < 12
+    # Averages are over rounds that gave a sum, in which at most two of the five are missing.
+    entries = flat(state.params).size * (1 if algorithm == "secagg" else 2)
+    assert 8 * entries * 0.8 <= secure.summary(12)["sent_bytes"]
     assert np.isfinite(flat(state.params)).all()
     assert int(state.memory[0]) == 12, "no round number is used twice"
 

@@ -11,6 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, chisquare
@@ -22,6 +23,7 @@ from secagg.client import Client
 from secagg.messages import (
     Advertisement,
     Confirmations,
+    Delivery,
     Parcel,
     ProtocolError,
     Roster,
@@ -113,30 +115,32 @@ def test_with_too_few_left_the_round_is_abandoned(stage):
         play(params, vectors(6, 5), dict.fromkeys((0, 3), stage))
 
 
-def everything(found, seen=None):
+def everything(found, path=()):
     """All bytes that can be reached from an object, through attributes and containers."""
-    seen = set() if seen is None else seen
-    if id(found) in seen:
+    if id(found) in path:  # in a circle
         return
-    seen.add(id(found))
-    if isinstance(found, np.ndarray):
-        yield found.tobytes()
-    elif isinstance(found, bytes):
-        yield found
-    elif isinstance(found, dict):
-        yield from everything([*found.keys(), *found.values()], seen)
-    elif isinstance(found, (list, tuple, set, frozenset)):
-        for each in found:
-            yield from everything(each, seen)
-    elif hasattr(found, "__dict__"):
-        yield from everything(vars(found), seen)
+    path = (*path, id(found))
+    match found:
+        case bytes():
+            yield found
+        case np.ndarray():
+            yield found.tobytes()
+        case dict():
+            for each in itertools.chain(found.keys(), found.values()):
+                yield from everything(each, path)
+        case list() | tuple() | set() | frozenset():
+            for each in found:
+                yield from everything(each, path)
+        case _ if hasattr(found, "__dict__"):
+            for each in vars(found).values():
+                yield from everything(each, path)
 
 
 @pytest.mark.parametrize("degree", [None, 10])
 @pytest.mark.parametrize("gone", [(), (0, 4)])
 def test_survivors_agree_on_a_secret_that_the_server_never_gets(monkeypatch, degree, gone):
-    params, secrets_seen, received = setup(16, degree=degree, common=True), set(), []
-    servers, clients = [], []
+    params, secrets_seen = setup(16, degree=degree, common=True), set()
+    received, servers, clients = [], [], []
     for kind, made in ((Server, servers), (Client, clients)):
         init = kind.__init__
         monkeypatch.setattr(
@@ -157,13 +161,14 @@ def test_survivors_agree_on_a_secret_that_the_server_never_gets(monkeypatch, deg
     assert len(result.survivors) == 16 - len(gone)
     (secret,) = secrets_seen
     assert len(secret) == 32
-    # All that it received, and all that it made of it; and that this walk finds what is there.
-    held = [*received, *everything(servers)]
+    # All that it received, as it came; and all that it made of it, in which we find what is there.
+    made_of_it = list(everything(servers))
+    for data in received:
+        sent = everything(msgpack.unpackb(data, strict_map_key=False))
+        assert set(sent) <= set(made_of_it)
     q = masks.positive(secret, ROUND, 5).tobytes()
-    public = {client._masking.public_key().public_bytes_raw() for client in clients}
-    assert all(any(key in data for data in held) for key in public)
     for hidden in (secret, q[:8], *(client._common_seed for client in clients)):
-        assert not [data for data in held if hidden in data]
+        assert not [data for data in (*received, *made_of_it) if hidden in data]
 
 
 def test_another_round_has_another_common_secret():
@@ -364,6 +369,79 @@ def test_sharers_whose_keys_were_kept_back(deals):
             played.clients[number].receive(deliveries[number])
 
 
+@pytest.mark.parametrize(
+    ("parcel", "client"),
+    [
+        (Parcel(b"", b"", b""), 2),
+        (Parcel(bytes(33), bytes(32), b""), 2),
+        (Parcel(bytes(33), bytes(33), bytes(32)), 2),
+    ],
+    ids=["empty", "too short", "a seed where none is due"],
+)
+def test_parcels_that_do_not_hold_what_they_should(parcel, client):
+    played = Played()
+    delivery = played.deliveries()[0]
+    context, sender = played.params.context, played.clients[client]
+    forged = keys.encrypt(sender._key_with(0), parcel.to_bytes(), context, client, 0)
+    with refused("parcel of client 2 does not hold what it should"):
+        played.clients[0].receive(
+            replace(delivery, ciphertexts=delivery.ciphertexts | {client: forged})
+        )
+
+
+def test_too_few_sharers():
+    played = Played(threshold=4)
+    delivery = played.deliveries()[0]
+    kept = {n: c for n, c in delivery.ciphertexts.items() if n < 3}
+    with pytest.raises(TooFewError, match="shares of 3 clients are fewer"):
+        played.clients[0].receive(Delivery(kept, (0, 1, 2)))
+
+
+def test_too_few_of_the_committee():
+    played = Played(40, degree=8)
+    links, deliveries = played.params.graph, played.deliveries()
+    client = next(n for n in range(40) if not links.circle(n) & links.committee)
+    sharers = tuple(n for n in range(40) if n not in list(links.committee)[:3])
+    with pytest.raises(TooFewError, match="shares of the committee of 6 clients are fewer"):
+        played.clients[client].receive(replace(deliveries[client], sharers=sharers))
+
+
+class Equivocating(Client):
+    """A client that deals one other a different seed of the common secret."""
+
+    deceived = 0
+
+    def share(self, roster):
+        shares = super().share(roster)
+        way = self._context, self._number, self.deceived
+        key, ciphertext = self._key_with(self.deceived), shares.ciphertexts[self.deceived]
+        parcel = Parcel.from_bytes(keys.decrypt(key, ciphertext, *way))
+        other = keys.encrypt(key, replace(parcel, common_seed=bytes(32)).to_bytes(), *way)
+        return replace(shares, ciphertexts=shares.ciphertexts | {self.deceived: other})
+
+
+@pytest.mark.parametrize("dealer", [1, 2, 4])
+def test_a_dealer_that_gives_different_seeds_of_the_common_secret(dealer):
+    """With it, the server could weigh the sum towards one client's vector."""
+    played = Played(5, common=True)
+    played.clients[dealer] = Equivocating(dealer, signing_keys(5)[dealer], played.params)
+    played.advertised[dealer] = played.clients[dealer].advertise()
+    secrets_seen, masked = [], []
+    for n, delivery in played.deliveries().items():
+        secrets_seen.append(played.clients[n].receive(delivery))
+        masked.append(played.clients[n].mask(played.numbers[n]))
+        played.server.receive(n, masked[-1].to_bytes())
+    assert len(set(secrets_seen)) == 2, "every dealer's seed counts"
+    with refused("different common secrets"):
+        played.server.survivors()
+    told = {n: each.signature for n, each in enumerate(masked)}
+    for n in range(5):
+        survivors = Survivors(tuple(range(5)), {m: s for m, s in told.items() if m != n})
+        wrong = "client 0" if n else "client 1"
+        with refused(f"wrong signature of {wrong} under the sharers and common secret"):
+            played.clients[n].confirm(survivors)
+
+
 def test_a_ciphertext_meant_for_another():
     played = Played()
     deliveries = played.deliveries()
@@ -374,13 +452,35 @@ def test_a_ciphertext_meant_for_another():
 
 
 def test_a_ciphertext_of_another_round():
-    key = bytes(32)
-    sealed = keys.encrypt(key, b"share", ROUND, 1, 2)
-    assert keys.decrypt(key, sealed, ROUND, 1, 2) == b"share"
-    assert keys.encrypt(key, b"share", ROUND, 1, 2) != sealed, "each has a nonce of its own"
-    for other in ((ROUND + 1, 1, 2), (ROUND, 2, 1), (ROUND, 1, 3)):
+    key, way = bytes(32), (b"this round", 1, 2)
+    sealed = keys.encrypt(key, b"share", *way)
+    assert keys.decrypt(key, sealed, *way) == b"share"
+    assert keys.encrypt(key, b"share", *way) != sealed, "each has a nonce of its own"
+    for other in ((b"another", 1, 2), (b"this round", 2, 1), (b"this round", 1, 3)):
         with refused("another client or round"):
             keys.decrypt(key, sealed, *other)
+
+
+def test_keys_are_for_a_pair_a_purpose_and_a_round():
+    first, second, third = (X25519PrivateKey.generate() for _ in range(3))
+    public = [key.public_key().public_bytes_raw() for key in (first, second, third)]
+    found = keys.agree(first, public[1], "mask", b"round")
+    assert found == keys.agree(second, public[0], "mask", b"round")
+    others = [
+        keys.agree(first, public[1], "parcel", b"round"),
+        keys.agree(first, public[1], "mask", b"another round"),
+        keys.agree(first, public[2], "mask", b"round"),
+    ]
+    assert len({found, *others}) == 4
+    assert {len(key) for key in (found, *others)} == {masks.KEY_BYTES}
+
+
+def test_a_clients_secrets_are_fresh():
+    clients = [Client(0, signing_keys(5)[0], setup(5)) for _ in range(2)]
+    first, second = (client.advertise() for client in clients)
+    drawn = [getattr(each, name) for each in (first, second) for name in KEYS]
+    drawn += [secret for each in clients for secret in (each._seed, each._common_seed)]
+    assert len(set(drawn)) == len(drawn) == 8
 
 
 def test_two_survivor_sets_shown_to_different_clients():
@@ -418,7 +518,11 @@ def test_other_survivors_shown_to_those_who_are_not_on_the_committee():
     neighbour = min(played.params.graph.neighbours[deceived] - committee)
     with refused("not to give any"):
         played.clients[neighbour].unmask(Confirmations({deceived: signatures[deceived]}))
-    other = next(n for n in range(40) if n not in committee | {deceived, neighbour})
+    # Nor does it vouch for itself.
+    outsider, other = sorted(set(range(40)) - committee - {deceived, neighbour})[:2]
+    fewer = {n: vouching[n] for n in sorted(committee)[: played.params.graph.threshold - 1]}
+    with pytest.raises(TooFewError, match="matching signatures"):
+        played.clients[outsider].unmask(Confirmations(fewer))
     assert played.clients[other].unmask(Confirmations(vouching)).key_shares == {}
 
 
@@ -477,6 +581,16 @@ def test_survivors_that_cannot_be(clients, sentence):
         played.clients[0].confirm(replace(told, clients=clients))
 
 
+def test_survivors_that_never_shared():
+    played = Played(threshold=3)
+    deliveries = played.deliveries()
+    kept = {n: c for n, c in deliveries[0].ciphertexts.items() if n != 4}
+    played.clients[0].receive(Delivery(kept, (0, 1, 2, 3)))
+    played.clients[0].mask(played.numbers[0])
+    with refused("survivors are named that never shared"):
+        played.clients[0].confirm(Survivors((0, 1, 2, 4), {}))
+
+
 def test_too_few_survivors():
     played = Played(threshold=4)
     told = played.survivors()[0]
@@ -531,6 +645,44 @@ def test_what_others_would_refuse_is_refused_by_the_server():
         played.server.receive(0, confirmation.to_bytes())
 
 
+@pytest.mark.parametrize("key", [bytes(32), b"", bytes(range(31))], ids=["zero", "none", "short"])
+@pytest.mark.parametrize("name", KEYS)
+def test_unusable_keys_are_refused_by_the_server(name, key):
+    played = Played()
+    unusable = signed_by(2, replace(played.advertised[2], **{name: key}))
+    with refused("client 2 advertises a public key with which no secret"):
+        played.server.receive(2, unusable.to_bytes())
+
+
+def test_shares_that_were_not_asked_for_are_refused_by_the_server():
+    played = Played()
+    confirmations = played.confirmations()
+    given = [client.unmask(confirmations[n]) for n, client in enumerate(played.clients)]
+    share = given[0].seed_shares[1]
+    for wrong, sentence in (
+        ({"seed_shares": {}}, "does not give the shares"),
+        ({"key_shares": {1: share}}, "does not give the shares"),
+        ({"seed_shares": given[0].seed_shares | {1: share[:-1]}}, "gives a share that is none"),
+        ({"seed_shares": given[0].seed_shares | {1: b"\xff" * 33}}, "gives a share that is none"),
+    ):
+        with refused(f"client 0 {sentence}"):
+            played.server.receive(0, replace(given[0], **wrong).to_bytes())
+    for n, record in enumerate(given):
+        played.server.receive(n, record.to_bytes())
+    assert np.array_equal(played.server.total(), played.numbers.sum(0, dtype=np.uint64))
+    with refused("client 0 answers when all is over"):
+        played.server.receive(0, given[0].to_bytes())
+
+
+def test_the_servers_stages_end_in_order():
+    played = Played()
+    for n, advertisement in enumerate(played.advertised):
+        played.server.receive(n, advertisement.to_bytes())
+    for end in (played.server.survivors, played.server.total):
+        with pytest.raises(RuntimeError, match="not the present one"):
+            end()
+
+
 def test_clients_that_were_gone_do_not_come_back():
     played = Played(threshold=4)
     for n, advertisement in enumerate(played.advertised[:4]):
@@ -543,8 +695,26 @@ def test_clients_that_were_gone_do_not_come_back():
         played.server.receive(4, replace(shares, client=4).to_bytes())
 
 
-def test_wrong_shares_of_a_key_are_noticed():
-    played = Played(threshold=3)
+@pytest.mark.parametrize("liar", range(5))
+def test_wrong_shares_of_a_seed_are_noticed_where_there_is_one_to_spare(liar):
+    played = Played(5)
+    assert played.params.graph.threshold == 4
+    for n, confirmations in played.confirmations().items():
+        given = played.clients[n].unmask(confirmations)
+        if n == liar:
+            given = replace(given, seed_shares=given.seed_shares | {2: bytes(33)})
+        played.server.receive(n, given.to_bytes())
+    with refused("wrong shares of the secrets of client 2: they do not belong"):
+        played.server.total()
+
+
+@pytest.mark.parametrize(
+    ("threshold", "sentence"),
+    [(3, "secrets of client 4: they do not"), (4, "masking key of client 4")],
+)
+def test_wrong_shares_of_a_key_are_noticed(threshold, sentence):
+    """By the share to spare, or by the public key."""
+    played = Played(threshold=threshold)
     deliveries = played.deliveries()
     for n in range(4):
         played.clients[n].receive(deliveries[n])
@@ -557,7 +727,7 @@ def test_wrong_shares_of_a_key_are_noticed():
         if n == 1:
             given = replace(given, key_shares={4: altered(given.key_shares[4])})
         played.server.receive(n, given.to_bytes())
-    with refused("wrong shares of the masking key of client 4|do not belong"):
+    with refused(f"wrong shares of the {sentence}"):
         played.server.total()
 
 
@@ -573,18 +743,28 @@ def test_parameters_that_promise_nothing(clients, threshold, sentence):
 # --- what the server sees ------------------------------------------------------------------------
 
 
+def uniform(counts):
+    return chisquare([counts[byte] for byte in range(256)]).pvalue > 1e-4
+
+
 def test_masked_inputs_of_constant_vectors_are_uniform_bytes():
-    params, counts = setup(3, 2, entries=64), Counter()
-    vector = np.full(64, 42, np.uint64)
+    vector, counts = np.full(64, 42, np.uint64), Counter()
+    alone = {"self": Counter(), "pairwise": Counter()}
     for _ in range(60):
         played = Played(3, 2, entries=64)
         for n, delivery in played.deliveries().items():
-            played.clients[n].receive(delivery)
-            masked = played.clients[n].mask(vector)
+            client = played.clients[n]
+            client.receive(delivery)
+            masked = client.mask(vector)
             counts.update(masked.vector)
-    assert sum(counts.values()) == 60 * 3 * 64 * 8
-    assert chisquare([counts[byte] for byte in range(256)]).pvalue > 1e-4
-    assert params.entries == 64
+            # Each kind of mask would do by itself.
+            own = masks.expand(client._seed, ROUND, 64)
+            pairwise = np.frombuffer(masked.vector, "<u8") - own
+            alone["self"].update((vector + own).tobytes())
+            alone["pairwise"].update(pairwise.tobytes())
+    assert counts.total() == 60 * 3 * 64 * 8
+    assert uniform(counts)
+    assert all(map(uniform, alone.values()))
 
 
 def test_fewer_shares_than_the_threshold_leave_every_secret_equally_likely():
@@ -616,6 +796,13 @@ def test_any_shares_of_the_threshold_give_the_secret(secret, threshold, chosen):
         some.popitem()
         with pytest.raises(shamir.ShareError, match="takes"):
             shamir.combine(some, threshold)
+
+
+def test_shares_are_drawn_by_the_system():
+    """Those of one secret are uniform, too."""
+    drawn = [shamir.split(bytes(32), 2, (1, 2))[1] for _ in range(2000)]
+    assert len(set(drawn)) == len(drawn)
+    assert uniform(Counter(byte for share in drawn for byte in share[1:]))
 
 
 def test_shares_that_are_none_are_refused():
@@ -750,7 +937,7 @@ def test_degrees_keep_their_bounds(monkeypatch):
     others = np.hstack([right, windows(clients, -half, -1)])
     for _ in range(rounds):
         corrupt, gone = (rng.permutation(clients) < 10 for _ in range(2))
-        bad["fails"] += (~gone[others]).sum(1).min() < t
+        bad["fails"] += (~gone[others]).sum(1).min() < t or (~gone[: k + 1]).sum() < t
         two_views = corrupt[: k + 1].sum() >= 2 * t - (k + 1)
         opened = (corrupt[others].sum(1) >= t)[~corrupt].any()
         parted = (half + 1 + corrupt[right].sum(1) >= t)[~corrupt].any()
