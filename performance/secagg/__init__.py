@@ -7,30 +7,41 @@ with k neighbours each instead of all others.
 A round: clients *advertise* fresh keys, signed; *share* among one another, encrypted, a seed and a
 private key; *mask* their vectors with what the seed expands to and, pair by pair, with masks that
 cancel; *confirm* by signature who is left; and *unmask*: they give the server their shares of the
-seeds of those who are left, and of the private keys of those who are gone. Beyond the papers, a
-client signs with its masked vector whose shares it was told had arrived, and nobody gives a share
-of its seed away who was told otherwise: else a server could make a client leave out masks. And in
-SecAgg+ a random committee of k + 1 clients vouches for the survivors, so that no two parts of the
-circle are shown different ones, and deals the common secret.
+seeds of those who are left, and of the private keys of those who are gone.
 
-Who learns what. The server: who takes part, who drops out, and the sum of the survivors' vectors;
-no client's vector. A client: whom it deals with, and the common secret, where there is one; no
-other client's vector. The server and up to t - 1 clients that all follow the protocol together:
-those clients' vectors, so the sum over all other survivors, and the common secret; no single honest
-client's vector, unless no more than one is left. If they cheat, that holds for up to 2 t - n - 1
-clients, and c of them face at least t - c honest survivors. In SecAgg+ it holds, but for the
-probability that `graph.choose_degree` was given, for a share of all clients, who are corrupt before
-places in the circle are drawn. A client that lies can spoil a round, but not open it.
+Beyond the papers, a client signs with its masked vector whose shares it was told had arrived, and a
+digest of the common secret that it derived, and nobody gives a share of its seed away who knows
+otherwise. Else a server could make a client leave masks out; or, with a client that deals others
+different seeds, weigh the sum towards one vector. And in SecAgg+ a random committee of k + 1
+clients vouches for the survivors, so that no two parts of the circle are shown different ones, and
+deals the common secret.
 
-In SecAdam the vectors are q m and q^2 v, with q in [1/4, 4) drawn from the common secret. That
-hides each round's mean moments up to such factors, but not their signs or their ratio, which is
-public by design; nor, over many rounds, moments that hardly change, since the server can average
-the q of all rounds away. Nothing here is differentially private.
+Who learns what in a round. The server: who takes part, who drops out, and the sum of the survivors'
+vectors; no client's vector. A client: who takes part and who is left, and the common secret, where
+there is one; no other client's vector. The server and up to t - 1 clients that all follow the
+protocol together: those clients' vectors, so the sum over all other survivors, and the common
+secret; no single honest client's vector, unless no more than one is left. If they cheat, that holds
+for up to 2 t - n - 1 clients, and c of them face at least t - c honest survivors. In SecAgg+ it
+holds for a share of all clients, who are corrupt before places in the circle are drawn, but for the
+probability that `graph.choose_degree` keeps to; the honest survivors that are added up are then
+spread all around the circle, no more than k / 2 places apart. A client that lies about its vector
+or its shares can spoil a round, or make others give up, but not open it.
 
-What is assumed. Registered keys that the server cannot replace; channels that say who sent a
-message; t of those that each client deals with stay to the end; in SecAgg+, places in the circle
-that nobody chose; the usual hardness of X25519, Ed25519, AES and ChaCha20-Poly1305. How long a step
-takes is not hidden: Python's integers are not constant in time.
+Over several rounds. Who is there changes, and vectors change slowly: the difference of the sums
+with and without a client is about that client's vector. The probabilities are those of a round, and
+add up.
+
+In SecAdam the vectors are q m and q^2 v, with q in [1/4, 4) drawn for each entry from the common
+secret. That hides the entries of a round's mean moments up to such factors, but not their signs,
+nor what is averaged over many entries, nor the ratio, which is public by design; nor, over many
+rounds, moments that hardly change, since the server can average the q of all rounds away. Nothing
+here is differentially private.
+
+What is assumed. Registered keys that the server cannot replace; the same `Parameters` known to all,
+no two rounds with the same number under the same registered keys; channels that say who sent a
+message; t of those that each client deals with, and of the committee, stay to the end; in SecAgg+,
+places in the circle that nobody chose; the usual hardness of X25519, Ed25519, AES and
+ChaCha20-Poly1305. How long a step takes is not hidden: Python's integers are not constant in time.
 
 ===========  ====================================================================================
 shamir       secret sharing over a prime field        quantise    numbers as integers modulo 2^64

@@ -153,7 +153,7 @@ def choose_degree(clients: int, gone: int, corrupt: int) -> Degree | None:
       or more of these h are corrupt.
 
     By a union bound (Bell et al., section 4, bound their graphs alike), with so many corrupt
-    clients at random places, all that is less likely than 2^-40.
+    clients at random places, all that is less likely than 2^-40; the last is by far the likeliest.
 
     Args:
         clients: n.
