@@ -39,6 +39,8 @@ from fl.options import parse
 # What the published code does instead, restored by --as-published.
 PUBLISHED_OFFSET = 1e-9
 PUBLISHED_PGD_STEP = {False: 1e-3, True: 1e-6}  # by whether the algorithm is a SecAdam
+# Columns that count what secure aggregation lost, and what to call it.
+LOST = {"clipped": "entries clipped", "dropped": "drop-outs", "abandoned": "rounds abandoned"}
 
 
 def main() -> int:
@@ -92,7 +94,8 @@ def run_cell(options, cell):
     label, target = describe(cell), cell["convergence"]
     outcome, saved = train_to_accuracy(options, cell, federation, sampler, plan, target, label)
     rounds_run = int(outcome.state.memory[0]) if secure else 0
-    record(options.results, cell, outcome, secure.summary(rounds_run) if secure else {})
+    row = record(options.results, cell, outcome, secure.summary(rounds_run) if secure else {})
+    announce(cell, row)
     saved.unlink(missing_ok=True)
 
 
@@ -118,7 +121,7 @@ def work(options, model_name, algorithm_name, local_steps):
 
 
 def record(path, cell, outcome, protocol):
-    """Append a run to the results, after its evaluations to the history, and print a line."""
+    """Append a run to the results, after its evaluations to the history -> its row."""
     provenance = results.provenance()
     evaluations = [
         {
@@ -146,12 +149,19 @@ def record(path, cell, outcome, protocol):
         **provenance,
     }
     results.append(path, [row], COLUMNS)
-    if outcome.diverged:
-        print(f"{describe(cell)}: diverged, recorded as such")
-    elif outcome.stopped:
-        print(f"{describe(cell)}: accuracy {final:.4f} after {outcome.stopped} rounds")
+    return row
+
+
+def announce(cell, row):
+    """Print a line of what came of a run, and of what secure aggregation lost."""
+    if row["status"] == "diverged":
+        came = "diverged, recorded as such"
+    elif row["rounds_to_convergence"]:
+        came = f"accuracy {row['final_accuracy']:.4f} after {row['rounds_to_convergence']} rounds"
     else:
-        print(f"{describe(cell)}: final accuracy {final:.4f}")
+        came = f"final accuracy {row['final_accuracy']:.4f}"
+    lost = [f"{row[name]:,} {what}" for name, what in LOST.items() if row.get(name)]
+    print("; ".join([f"{describe(cell)}: {came}", *lost]))
 
 
 def describe(cell):

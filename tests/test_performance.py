@@ -92,6 +92,10 @@ def test_secure_algorithms_run_under_the_protocol(main):
     assert (secure["aggregation"], clear["aggregation"]) == ("protocol", "clear")
     assert secure["overrides"] == "drop_out=0.1 neighbours=8"
     assert secure["sent_bytes"] > 8 * 2570 / 2, "half of the clients send their vectors"
+    assert secure["dropped"] > 0
+    assert f"final accuracy {secure['final_accuracy']:.4f}; {secure['dropped']:.0f} drop-outs" in (
+        done.stdout
+    )
     assert np.isnan(clear["sent_bytes"])
     assert np.isnan(clear["overrides"]) or clear["overrides"] is None
 
