@@ -4,6 +4,7 @@ Shamir 1979, "How to share a secret". A secret is the constant term of a random 
 t - 1 over a prime field; a share is the polynomial's value at a point other than 0.
 """
 
+import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -109,11 +110,9 @@ def _evaluate(coefficients, point, prime):
 def _weights(points, prime):
     """Lagrange's weights at 0: those by which the values at the points add up to that at 0."""
     weights = []
+    every = math.prod(points)
     for point in points:
-        above, below = 1, 1
-        for other in points:
-            if other != point:
-                above = above * other % prime
-                below = below * (other - point) % prime
-        weights.append(above * pow(below, -1, prime) % prime)
+        # Points are small numbers: their products are reduced but once.
+        below = math.prod(other - point for other in points if other != point)
+        weights.append(every // point * pow(below, -1, prime) % prime)
     return tuple(weights)
