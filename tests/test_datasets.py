@@ -238,15 +238,19 @@ def test_download_takes_what_is_needed_and_is_quiet(tmp_path, monkeypatch, capfd
 
     served = []
 
-    class Server(http.server.SimpleHTTPRequestHandler):
+    class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             served.append(self.path)
+
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, *_):
+            """Say nothing of a client that closes its connection early."""
 
     raw_dir = tmp_path / "raw"
     raw_dir.mkdir()
     write_svhn_cropped(raw_dir, draw("svhn_cropped"))
-    handler = functools.partial(Server, directory=raw_dir)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    handler = functools.partial(Handler, directory=raw_dir)
+    with Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
         url = f"http://127.0.0.1:{server.server_port}/"
         source = prepare_datasets.SOURCES["svhn_cropped"]._replace(url=url)
