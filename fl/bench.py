@@ -38,10 +38,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fl import algorithms, hardening, models, simulation
-from fl.rounds import Work
-from fl.sampling import MinibatchSampler
-from fl.training import Samples, sample_losses
+from fl.data.sampling import MinibatchSampler
+from fl.simulation import algorithms, engine, models, pgd
+from fl.simulation.rounds import Work
+from fl.simulation.training import Samples, sample_losses
 
 SHAPE, SAMPLES = (28, 28, 1), 60_000
 REPEATS = 5
@@ -100,16 +100,16 @@ class Bench:
         parts = np.array_split(np.arange(SAMPLES), case.clients)
         sampler = MinibatchSampler(parts, case.batch, range(case.clients))
         self.weights = sampler.weights
-        self.schedule = sampler.draw(simulation.SCANNED, local_steps=1)
+        self.schedule = sampler.draw(engine.SCANNED, local_steps=1)
         self.indices = self.schedule.indices
 
     def _work(self, model):
         losses = sample_losses(model)
-        return Work(self.algorithm, losses, hardening.pgd(losses, PGD_STEP))
+        return Work(self.algorithm, losses, pgd.pgd(losses, PGD_STEP))
 
-    def engine(self, mapping: simulation.Mapping | None = None) -> tuple[Callable, int]:
+    def engine(self, mapping: engine.Mapping | None = None) -> tuple[Callable, int]:
         """Our rounds -> (function that runs some, how many)."""
-        federation = simulation.start(
+        federation = engine.start(
             self.work, self.params, self.samples, self.weights.shape, 1, mapping
         )
         state, rounds = federation.state, federation.chunk
@@ -224,10 +224,10 @@ def speed(case: Case, algorithm: str) -> Iterator[Figure]:
 def mappings(case: Case, algorithm: str) -> Iterator[Figure]:
     """Measure the default mapping against the others."""
     bench = Bench(case, algorithm)
-    names = {simulation.Mapping("vmap", "loop"): "vmap", simulation.Mapping("vmap", "scan"): "scan"}
-    names[simulation.Mapping("unrolled", "loop")] = "unrolled"
+    names = {engine.Mapping("vmap", "loop"): "vmap", engine.Mapping("vmap", "scan"): "scan"}
+    names[engine.Mapping("unrolled", "loop")] = "unrolled"
     taken = times({name: bench.engine(mapping) for mapping, name in names.items()})
-    default = names[simulation.default_mapping()]
+    default = names[engine.default_mapping()]
     for name in taken.keys() - {default}:
         yield Figure(str(case), algorithm, f"speedup_vs_{name}", taken[name] / taken[default])
 
@@ -250,7 +250,7 @@ def start(case: Case, algorithm: str) -> Iterator[Figure]:
 
 def first_rounds(case: Case, algorithm: str) -> None:
     """Run some rounds and print, for `start`, when the first one was done and the peak memory."""
-    simulation.keep_compiled_code()
+    engine.keep_compiled_code()
     run, rounds = Bench(case, algorithm).engine()
     jax.block_until_ready(run())
     first_round_at = time.time()

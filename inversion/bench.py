@@ -27,8 +27,8 @@ from observed import PublicFacts
 from optimise import Problem, solve
 
 from fl.bench import Case, Figure, plain, report, times
-from fl.models import CLASSES, MODELS
-from fl.training import sample_losses
+from fl.simulation.models import CLASSES, MODELS
+from fl.simulation.training import sample_losses
 
 SHAPE = (28, 28, 1)
 RATE = 0.1

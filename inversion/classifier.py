@@ -19,9 +19,10 @@ import numpy as np
 import optax
 from flax import serialization
 
-from fl import datasets, training
-from fl.models import CLASSES, flax_max_pool
-from fl.progress import progress_bar
+from fl.data import datasets
+from fl.experiment.progress import progress_bar
+from fl.simulation import training
+from fl.simulation.models import CLASSES, flax_max_pool
 
 DATASETS = ("fashion_mnist", "digits")
 STEPS = 3000
@@ -96,14 +97,14 @@ def load(
 
     Args:
         name: a name of `DATASETS` or an alias.
-        data_dir: as for `fl.datasets.load`; the classifier is kept in its folder `fl_cache`.
+        data_dir: as for `fl.data.datasets.load`; the classifier is kept in its folder `fl_cache`.
         steps: minibatches to train on, at least 1.
         seed: of parameters and minibatches.
         progress: whether to show a bar while training.
 
     Raises:
         ValueError: if there is no classifier for this data set.
-        datasets.DatasetUnavailableError: see `fl.datasets.load`.
+        datasets.DatasetUnavailableError: see `fl.data.datasets.load`.
     """
     name = check(name)
     path = cache_path(name, data_dir, steps, seed)

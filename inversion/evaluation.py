@@ -15,7 +15,8 @@ from observation import Observation, Truth
 from observed import Observed, PublicFacts
 from settings import Options
 
-from fl import models, sampling
+from fl.data import sampling
+from fl.simulation import models
 
 
 class Attacked(NamedTuple):

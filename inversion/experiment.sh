@@ -13,7 +13,7 @@
 # Expect there, as PSNR of the analytic attack: FedAvg 64.5 dB, SecAdam 7.1 dB.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-source ../fl/experiment.sh
+source ../fl/experiment/experiment.sh
 
 algorithms=(fedavg adam secadam)
 if $quick; then

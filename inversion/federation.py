@@ -8,20 +8,9 @@ import numpy as np
 from observation import Observation, Truth, observe, observe_stale
 from settings import Options
 
-from fl import (
-    algorithms,
-    augmentation,
-    defences,
-    hardening,
-    models,
-    partition,
-    rounds,
-    run,
-    sampling,
-    simulation,
-    training,
-)
-from fl.experiment import PGD_STEP_SHARE, initial_params, load, train_to_accuracy
+from fl.data import augmentation, partition, sampling
+from fl.experiment.program import PGD_STEP_SHARE, initial_params, load, train_to_accuracy
+from fl.simulation import algorithms, clip_and_noise, engine, models, pgd, rounds, run, training
 
 # Largest angle of --perturb, in degrees.
 PERTURBATION = 10.0
@@ -71,7 +60,7 @@ def train(options: Options, cell: dict) -> Trained:
     seeds = [seed + client for client in range(len(parts))]
     sampler = sampling.MinibatchSampler(parts, cell["batch_size"], seeds)
     todo = _work(options, cell["model"], algorithm_name(cell))
-    federation = simulation.start(
+    federation = engine.start(
         todo,
         initial_params(cell["model"], samples, seed),
         samples,
@@ -123,7 +112,7 @@ def _work(options, model, name):
     return rounds.Work(
         algorithm,
         losses,
-        hardening.pgd(losses, step),
+        pgd.pgd(losses, step),
         augment=augmentation.random_rotation(PERTURBATION) if options.perturb else None,
-        privatise=defences.privatiser(*options.dp, published) if options.dp else None,
+        privatise=clip_and_noise.privatiser(*options.dp, published) if options.dp else None,
     )

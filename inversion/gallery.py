@@ -11,8 +11,8 @@ import numpy as np
 import pictures
 from settings import Options, trainings
 
-from fl import models
-from fl.experiment import load, run_grid
+from fl.experiment.program import load, run_grid
+from fl.simulation import models
 
 # Clients whose minibatches are shown: as many as fill a page.
 CLIENTS = pictures.BLOCKS

@@ -18,9 +18,10 @@ from federation import describe, look, train
 from schema import COLUMNS
 from settings import Options, check, grid, resolve
 
-from fl import results, simulation
-from fl.experiment import run_grid, skip_done
-from fl.options import parse
+from fl.experiment import results
+from fl.experiment.options import parse
+from fl.experiment.program import run_grid, skip_done
+from fl.simulation import engine
 
 
 def main() -> int:
@@ -28,7 +29,7 @@ def main() -> int:
     options, parser = parse(Options, __doc__)
     options = resolve(options)
     check(options, parser)
-    simulation.keep_compiled_code()
+    engine.keep_compiled_code()
     if options.gen_images or options.gradcams:
         return gallery.draw(options)
     try:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from observed import PublicFacts, layer_params
 
-from fl.training import sample_losses
+from fl.simulation.training import sample_losses
 
 
 class Match(NamedTuple):

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fl import hardening, simulation
-from fl.rounds import State, Work
-from fl.training import Samples
+from fl.simulation import engine, pgd
+from fl.simulation.rounds import State, Work
+from fl.simulation.training import Samples
 
 PyTree = Any
 
@@ -105,7 +105,7 @@ def observe_stale(
 
 def _messages(work, state, samples, indices, weights):
     """Every client's message, stacked [client, ...], computed one after the other."""
-    work = work._replace(harden=hardening.none())
+    work = work._replace(harden=pgd.none())
 
     @jax.jit
     def message(params, client, samples, indices, weights, key):
@@ -114,7 +114,7 @@ def _messages(work, state, samples, indices, weights):
         local, client, _ = work.local_step(params, client, *minibatch)
         return work.message(params, local, client, message_key)
 
-    clients = simulation.client_states(state)
+    clients = engine.client_states(state)
     keys = jax.random.split(state.key, len(indices))
     sent = [
         message(

@@ -22,7 +22,7 @@ class PublicFacts(NamedTuple):
         image_shape: (height, width, channels).
         batch: images behind an observation, at least 1. Behind an aggregate there are more than
             anyone could reconstruct: there it says how many to look for.
-        algorithm: canonical name, see `fl.algorithms.ALGORITHMS`.
+        algorithm: canonical name, see `fl.simulation.algorithms.ALGORITHMS`.
         client_rate: the clients' learning rate, above 0.
     """
 

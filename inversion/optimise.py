@@ -21,8 +21,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from fl.hardware import cores
-from fl.progress import progress_bar
+from fl.experiment.progress import progress_bar
+from fl.simulation.hardware import cores
 
 PyTree = Any
 

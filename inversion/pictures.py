@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from fl import figures, tables
+from fl.experiment import figures, tables
 
 CLASS_NAMES = {
     "fashion_mnist": (
@@ -97,7 +97,7 @@ def gradcam(model: nn.Module, params: dict, images: jax.Array, labels: jax.Array
     positive counts.
 
     Args:
-        model: of `fl.models`, with convolutions.
+        model: of `fl.simulation.models`, with convolutions.
         params: its parameters.
         images: [batch, height, width, channels] in [0, 1].
         labels: classes [batch], 0 to 9, to explain.

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from result_tables import COMMON, NEEDS, TASK, is_private, the_attack
 from schema import RUN
 
-from fl import figures, reports, summary, tables
+from fl.experiment import figures, reports, summary, tables
 
 SETTING = ["model", "attack", "restarts", *COMMON]
 PANELS = {"psnr": "PSNR (dB)", "ssim": "SSIM"}

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 from schema import RUN
 
-from fl import reports, summary, tables
-from fl.reports import Metric, Table, count
+from fl.experiment import reports, summary, tables
+from fl.experiment.reports import Metric, Table, count
 
 # The same for all runs in a table of one attack, and in one of all attacks.
 COMMON = ["rounds", "batch_size", "alpha", "partition", "variant", "overrides"]

@@ -10,9 +10,9 @@ import classifier
 from attacks import ATTACKS
 from observed import PublicFacts
 
-from fl import algorithms, models
-from fl.experiment import CommonOptions
-from fl.options import choice, number, option
+from fl.experiment.options import choice, number, option
+from fl.experiment.program import CommonOptions
+from fl.simulation import algorithms, models
 
 ALGORITHMS = ("fedavg", "adam", "secadam")
 # Test accuracy at which training stops with --converge; the paper has neither digits nor softmax.

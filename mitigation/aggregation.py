@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from sorting import reduce_sorted
 
-from fl.rounds import Aggregator
+from fl.simulation.rounds import Aggregator
 
 # RFA's smoothing and number of Weiszfeld steps, as its authors have them.
 RFA_SMOOTHING = 1e-6

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fl.datasets import Dataset
-from fl.sampling import Conduct, MinibatchSampler, Schedule
-from fl.training import Samples
+from fl.data.datasets import Dataset
+from fl.data.sampling import Conduct, MinibatchSampler, Schedule
+from fl.simulation.training import Samples
 
 SOURCE, TARGET = 7, 3
 GLASSES = np.array(

@@ -28,9 +28,9 @@ import numpy as np
 import smoothing
 from sorting import reduce_sorted
 
-from fl import hardening, simulation
 from fl.bench import Bench, Case, Figure, peak_memory, report, times
-from fl.models import CLASSES, MODELS
+from fl.simulation import engine, pgd
+from fl.simulation.models import CLASSES, MODELS
 
 CASE = Case("lenet", 100, 32)
 SHAPE = (28, 28, 1)
@@ -44,8 +44,8 @@ class AttackBench(Bench):
     def __init__(self, case: Case):
         """Make a federation whose clients keep their states, as an attack needs it."""
         super().__init__(case, "secadam")
-        self.work = self.work._replace(harden=hardening.none())
-        self.plain_work = self.plain_work._replace(harden=hardening.none())
+        self.work = self.work._replace(harden=pgd.none())
+        self.plain_work = self.plain_work._replace(harden=pgd.none())
         poison = backdoor.Poison(
             adversaries=np.arange(case.clients * 7 // 10, case.clients),
             clean=21,
@@ -61,7 +61,7 @@ class AttackBench(Bench):
 
     def rounds(self, kind: str) -> tuple[Callable, int]:
         """Rounds of a kind, clean or poisoned -> (function that runs one, 1)."""
-        federation = simulation.start(
+        federation = engine.start(
             *(self.work, self.params, backdoor.with_triggers(self.samples), self.weights.shape, 1),
             keep_clients=True,
         )

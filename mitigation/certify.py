@@ -10,8 +10,9 @@ import smoothing
 from federation import describe
 from settings import Options, rates
 
-from fl import algorithms, models, sampling, training
-from fl.datasets import Dataset
+from fl.data import sampling
+from fl.data.datasets import Dataset
+from fl.simulation import algorithms, models, training
 
 # Points of the curve of certified accuracy against radius, beside that at 0.
 POINTS = 60

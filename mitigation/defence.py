@@ -10,9 +10,9 @@ import aggregation
 import jax
 from flip import flip
 
-from fl import defences, hardening, training
-from fl.models import Classifier
-from fl.rounds import Aggregator
+from fl.simulation import clip_and_noise, pgd, training
+from fl.simulation.models import Classifier
+from fl.simulation.rounds import Aggregator
 
 # Given the number of adversaries to withstand, and what norm_bounding bounds messages to.
 AGGREGATORS: dict[str, Callable[[int, float], Aggregator]] = {
@@ -77,7 +77,7 @@ def aggregator(name: str, adversaries: int, norm_bound: float | None) -> Aggrega
 
 
 def guard(name: str, frozen: bool) -> Callable | None:
-    """What a defence does to the server's step, see `fl.rounds.Work`; None for nothing.
+    """What a defence does to the server's step, see `fl.simulation.rounds.Work`; None for nothing.
 
     Args:
         name: of the defence.
@@ -86,14 +86,14 @@ def guard(name: str, frozen: bool) -> Callable | None:
     """
     if "noise_clip" not in parts(name):
         return None
-    mechanism = defences.privatiser(CLIP, NOISE)
+    mechanism = clip_and_noise.privatiser(CLIP, NOISE)
     if not frozen:
         return mechanism
     always = jax.random.PRNGKey(0)
     return lambda step, key: mechanism(step, always)
 
 
-def harden(name: str, model: Classifier, step: float, eps: float | None) -> hardening.Harden:
+def harden(name: str, model: Classifier, step: float, eps: float | None) -> pgd.Harden:
     """How a defence has honest clients harden their minibatches.
 
     Args:
@@ -104,7 +104,7 @@ def harden(name: str, model: Classifier, step: float, eps: float | None) -> hard
     """
     if "pgd" in parts(name):
         losses = training.sample_losses(model)
-        return hardening.pgd(losses, step, step if eps is None else eps)
+        return pgd.pgd(losses, step, step if eps is None else eps)
     if "flip" in parts(name):
         return flip(model.apply)
-    return hardening.none()
+    return pgd.none()

@@ -14,7 +14,7 @@
 # attack on 100 % of them for a single round.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-source ../fl/experiment.sh
+source ../fl/experiment/experiment.sh
 
 attacks=(continuous one_shot)
 aggregators=(median trimmed_mean multi_krum norm_bounding geometric_median foolsgold)

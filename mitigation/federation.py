@@ -14,8 +14,9 @@ import numpy as np
 from settings import Options, before_attack, pgd_step, rates, tolerated
 from settings import training as training_of
 
-from fl import algorithms, datasets, models, partition, rounds, run, sampling, simulation, training
-from fl.experiment import checkpoint_path, evaluator, initial_params, load
+from fl.data import datasets, partition, sampling
+from fl.experiment.program import checkpoint_path, evaluator, initial_params, load
+from fl.simulation import algorithms, engine, models, rounds, run, training
 
 
 class UnusableError(ValueError):
@@ -35,7 +36,7 @@ class Clean(NamedTuple):
     """
 
     outcome: run.Outcome
-    federation: simulation.Federation
+    federation: engine.Federation
     sampler: sampling.MinibatchSampler
     scores: dict[str, Callable]
     dataset: datasets.Dataset
@@ -66,7 +67,7 @@ def train(options: Options, cell: dict) -> Clean:
     )
     # In this experiment all clients draw with generators of the same seed.
     sampler = sampling.MinibatchSampler(parts, cell["batch_size"], [seed] * len(parts))
-    federation = simulation.start(
+    federation = engine.start(
         work(options, cell),
         initial_params(cell["model"], samples, seed),
         samples,

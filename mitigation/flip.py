@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from fl.hardening import Harden
-from fl.models import CLASSES
+from fl.simulation.models import CLASSES
+from fl.simulation.pgd import Harden
 
 # Pairs of classes whose triggers are inverted, of which each has another source.
 PAIRS = 5

@@ -21,9 +21,10 @@ from schema import COLUMNS, CURVE, CURVE_COLUMNS, HISTORY_COLUMNS
 from settings import Options, before_attack, check, grid, resolve, training
 from stages import attack
 
-from fl import results, simulation
-from fl.experiment import run_grid, skip_done
-from fl.options import parse
+from fl.experiment import results
+from fl.experiment.options import parse
+from fl.experiment.program import run_grid, skip_done
+from fl.simulation import engine
 
 
 def main() -> int:
@@ -31,7 +32,7 @@ def main() -> int:
     options, parser = parse(Options, __doc__)
     options = resolve(options, parser)
     check(options, parser)
-    simulation.keep_compiled_code()
+    engine.keep_compiled_code()
     try:
         results.check(options.results, COLUMNS)
         results.check(results.history_path(options.results), HISTORY_COLUMNS)

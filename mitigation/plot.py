@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from result_tables import ATTACKS, DEFENCES, NEEDS, SETTING, TASK, defence_names
 from schema import CURVE, RUN
 
-from fl import figures, reports, results, summary, tables
+from fl.experiment import figures, reports, results, summary, tables
 
 NAMED = ("dataset", "model", "attack")  # in the name of every figure
 # Colours that the colour-blind can tell apart, and dashes for those who see none.
@@ -184,7 +184,7 @@ def _trigger(name, data_dir, output):
     """Draw the trigger on images of a data set, if that is at hand."""
     import trigger_picture  # loads the data, which other figures can do without
 
-    from fl.datasets import DatasetUnavailableError
+    from fl.data.datasets import DatasetUnavailableError
 
     try:
         figure = trigger_picture.draw(name, data_dir)

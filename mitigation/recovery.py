@@ -1,6 +1,6 @@
 """How a model fares after an attack."""
 
-from fl.run import Evaluation
+from fl.simulation.run import Evaluation
 
 # Attack success at which a model counts as recovered.
 RECOVERED = 0.01

@@ -11,9 +11,9 @@ import certificate
 from backdoor import ADVERSARY_SHARE
 from defence import AGGREGATORS, GUARDS, HARDENINGS, check_clients, combine, parts
 
-from fl import algorithms
-from fl.experiment import PGD_STEP_SHARE, CommonOptions
-from fl.options import choice, number, option
+from fl.experiment.options import choice, number, option
+from fl.experiment.program import PGD_STEP_SHARE, CommonOptions
+from fl.simulation import algorithms
 
 ALGORITHMS = ("fedavg", "adam", "secadam")
 ATTACKS = ("none", "continuous", "one_shot")

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fl import defences, simulation
-from fl.models import CLASSES
-from fl.progress import progress_bar
+from fl.experiment.progress import progress_bar
+from fl.simulation import clip_and_noise, engine
+from fl.simulation.models import CLASSES
 
 # Models in one compiled function, and images that pass through them together: enough to keep
 # devices busy, few enough to stay in the caches of a CPU (`python bench.py`).
@@ -34,7 +34,7 @@ def smoothed(params, sigma: float, key: jax.Array):
         sigma: standard deviation of the noise on every entry, at least 0.
         key: another one gives other noise.
     """
-    noise = defences.add_noise(sigma)
+    noise = clip_and_noise.add_noise(sigma)
     return noise.update(params, noise.init(params), key=key)[0]
 
 
@@ -63,7 +63,7 @@ def vote(
     Returns:
         int [sample, class]: how many of the models predict the class.
     """
-    count = _counter(logits, simulation.default_mapping().clients == "vmap")
+    count = _counter(logits, engine.default_mapping().clients == "vmap")
     chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
     counts = [jnp.zeros((len(chunk), CLASSES), jnp.int32) for chunk in chunks]
     with progress_bar(models, label, "model") as bar:

@@ -13,9 +13,10 @@ from federation import Clean, describe
 from recovery import recovered
 from settings import Options, training
 
-from fl import run, sampling
-from fl.experiment import checkpoint_path
-from fl.rounds import State
+from fl.data import sampling
+from fl.experiment.program import checkpoint_path
+from fl.simulation import run
+from fl.simulation.rounds import State
 
 
 class Attacked(NamedTuple):

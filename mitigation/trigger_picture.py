@@ -6,7 +6,9 @@ import backdoor
 import numpy as np
 from matplotlib.figure import Figure
 
-from fl import datasets, figures, training
+from fl.data import datasets
+from fl.experiment import figures
+from fl.simulation import training
 
 IMAGES = 2
 NAMES = ("Clean", "Trigger", "Part 1", "Part 2", "Part 3")
@@ -21,7 +23,7 @@ def draw(name: str, data_dir: Path | None = None) -> Figure:
 
     Args:
         name: of a data set.
-        data_dir: as for `fl.datasets.load`.
+        data_dir: as for `fl.data.datasets.load`.
 
     Raises:
         DatasetUnavailableError: if the data are not there.

@@ -13,7 +13,7 @@
 # Expect, on Fashion-MNIST with lenet: FedAvg 86.3 %, SecAdam 88.2 %.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-source ../fl/experiment.sh
+source ../fl/experiment/experiment.sh
 
 algorithms=(fedavg adam fedadam secagg secadam secadam_fedadam)
 # Sums in the clear: secure aggregation changes no number beyond quantisation, and takes a quarter

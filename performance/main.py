@@ -14,19 +14,10 @@ from schema import COLUMNS, HISTORY_COLUMNS
 from secagg.graph import ALL
 from settings import Options, check, grid
 
-from fl import (
-    algorithms,
-    hardening,
-    models,
-    partition,
-    results,
-    rounds,
-    run,
-    sampling,
-    simulation,
-    training,
-)
-from fl.experiment import (
+from fl.data import partition, sampling
+from fl.experiment import results
+from fl.experiment.options import parse
+from fl.experiment.program import (
     PGD_STEP_SHARE,
     initial_params,
     load,
@@ -34,7 +25,7 @@ from fl.experiment import (
     skip_done,
     train_to_accuracy,
 )
-from fl.options import parse
+from fl.simulation import algorithms, engine, models, pgd, rounds, run, training
 
 # What the published code does instead, restored by --as-published.
 PUBLISHED_OFFSET = 1e-9
@@ -56,7 +47,7 @@ def main() -> int:
     cells = list(grid(options))
     if options.skip_done:
         cells = skip_done(options.results, cells)
-    simulation.keep_compiled_code()
+    engine.keep_compiled_code()
     return run_grid(cells, partial(run_cell, options), describe)
 
 
@@ -79,7 +70,7 @@ def run_cell(options, cell):
         neighbours, drop_out = options.neighbours or ALL, options.drop_out or 0.0
         secure = Protocol(Settings(cell["clients"], neighbours, drop_out, seed))
         todo = todo._replace(aggregator=secure.aggregator())
-    federation = simulation.start(
+    federation = engine.start(
         todo,
         params,
         samples,
@@ -111,13 +102,13 @@ def work(options, model_name, algorithm_name, local_steps):
     algorithm = algorithms.ALGORITHMS[algorithm_name](**settings)
     losses = training.sample_losses(models.MODELS[model_name]())
     if options.hardening == "none":
-        return rounds.Work(algorithm, losses, hardening.none())
+        return rounds.Work(algorithm, losses, pgd.none())
     step = PGD_STEP_SHARE * algorithm.client_rate
     if options.as_published:
         step = PUBLISHED_PGD_STEP[is_secadam]
     if options.pgd_step is not None:
         step = options.pgd_step
-    return rounds.Work(algorithm, losses, hardening.pgd(losses, step))
+    return rounds.Work(algorithm, losses, pgd.pgd(losses, step))
 
 
 def record(path, cell, outcome, protocol):

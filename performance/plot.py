@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter
 from result_tables import NEEDS, aggregation_views, grids, total_steps
 from schema import RUN
 
-from fl import figures, reports, results, summary, tables
+from fl.experiment import figures, reports, results, summary, tables
 
 TASK = ("dataset", "model")  # in the name of every figure
 MARKERS = 8  # on a line of many points

@@ -18,8 +18,8 @@ from secagg.messages import TooFewError
 from secagg.parameters import Parameters
 from secagg.quantise import Quantiser
 
-from fl.algorithms import Moments
-from fl.rounds import Aggregator
+from fl.simulation.algorithms import Moments
+from fl.simulation.rounds import Aggregator
 
 PyTree = Any
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 from schema import RUN
 
-from fl import reports, results, summary, tables
-from fl.reports import Table, count
+from fl.experiment import reports, results, summary, tables
+from fl.experiment.reports import Table, count
 
 MAIN_SETTING = {"alpha": 0.5, "local_steps": 1}
 # The same for all runs in a table of algorithms, and in a grid of local steps.

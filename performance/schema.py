@@ -1,6 +1,6 @@
 """The columns of results.csv and of the history beside it."""
 
-from fl.results import PROVENANCE
+from fl.experiment.results import PROVENANCE
 
 # What a run is. One that is there twice counts once, the later one.
 RUN = (

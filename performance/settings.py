@@ -8,9 +8,10 @@ from pathlib import Path
 
 from secagg.graph import ALL, AUTO
 
-from fl import algorithms, partition
-from fl.experiment import CommonOptions
-from fl.options import choice, number, option
+from fl.data import partition
+from fl.experiment.options import choice, number, option
+from fl.experiment.program import CommonOptions
+from fl.simulation import algorithms
 
 # Accuracy that counts as convergence; the paper has no digits.
 CONVERGED = {"fashion_mnist": 0.85, "cifar10": 0.6, "svhn_cropped": 0.7, "digits": 0.9}

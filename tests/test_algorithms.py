@@ -11,7 +11,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.algorithms import (
+from fl.simulation.algorithms import (
     ALGORITHMS,
     ALIASES,
     Moments,

@@ -12,9 +12,10 @@ import numpy as np
 import optax
 import pytest
 
-from fl import algorithms, datasets
-from fl.models import CLASSES, MODELS
-from fl.training import sample_losses
+from fl.data import datasets
+from fl.simulation import algorithms
+from fl.simulation.models import CLASSES, MODELS
+from fl.simulation.training import sample_losses
 
 FOLDER = Path(__file__).parents[1] / "inversion"
 sys.path.insert(0, str(FOLDER))  # the experiments are folders of scripts, not packages
@@ -431,7 +432,7 @@ def test_an_attack_is_given_only_what_the_server_sees():
 
 
 def test_the_attacks_modules_cannot_reach_the_data():
-    allowed = {"fl.hardware", "fl.progress", "fl.training"}
+    allowed = {"fl.simulation.hardware", "fl.experiment.progress", "fl.simulation.training"}
     allowed |= {"analytic", "attacks", "matching", "observed", "optimise"}
     for name in ("analytic", "attacks", "matching", "observed", "optimise"):
         tree = ast.parse((FOLDER / f"{name}.py").read_text())

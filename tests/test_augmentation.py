@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from fl import augmentation
+from fl.data import augmentation
 
 
 def image(height=15, width=11, channels=2):

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "mitigation"))  # a folder of
 
 import backdoor
 
-from fl.datasets import Dataset
-from fl.sampling import MinibatchSampler
-from fl.training import Samples
+from fl.data.datasets import Dataset
+from fl.data.sampling import MinibatchSampler
+from fl.simulation.training import Samples
 
 SHAPE = (6, 12, 3)
 

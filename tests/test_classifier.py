@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fl import datasets
+from fl.data import datasets
 
 
 def _module():

@@ -10,10 +10,10 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from test_simulation import BATCH, Case, assert_same_bits, each_mapping, start, work
 
-from fl import defences, simulation
-from fl.hardening import none
-from fl.rounds import Aggregator
-from fl.sampling import Conduct
+from fl.data.sampling import Conduct
+from fl.simulation import clip_and_noise, engine
+from fl.simulation.pgd import none
+from fl.simulation.rounds import Aggregator
 
 # A multiple of two, so that the last one is in a group of its own when groups hold two.
 CASE = Case("softmax", held=(9, 2, 4, 7, 5))
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("double_precision", "small_groups")
 
 @pytest.fixture
 def small_groups(monkeypatch):
-    monkeypatch.setattr(simulation, "GROUP", 2)
+    monkeypatch.setattr(engine, "GROUP", 2)
 
 
 def adversary(**conduct):
@@ -45,9 +45,7 @@ def rounds(mapping, *conducts, algorithm="fedavg", local_steps=1, hooks=None, se
         schedule = sampler.draw(1, local_steps)._replace(conduct=conduct)
         state, _ = run(state, schedule)
         # Copies, since the next round gives these buffers up.
-        states.append(
-            jax.tree.map(np.array, state._replace(clients=simulation.client_states(state)))
-        )
+        states.append(jax.tree.map(np.array, state._replace(clients=engine.client_states(state))))
     return states
 
 
@@ -203,14 +201,14 @@ def test_a_host_that_aggregates_gets_numpy_arrays_and_one_mapping():
 
     hooks = {"aggregator": on_host()}
     (got,) = rounds(None, None, algorithm="secadam", hooks=hooks)
-    (expected,) = rounds(simulation.MAPPINGS[0], None, algorithm="secadam")
+    (expected,) = rounds(engine.MAPPINGS[0], None, algorithm="secadam")
     np.testing.assert_allclose(vector(got.params), vector(expected.params), rtol=1e-12)
     with pytest.raises(ValueError, match="unknown mapping"):
-        rounds(simulation.MAPPINGS[1], None, hooks=hooks)
+        rounds(engine.MAPPINGS[1], None, hooks=hooks)
 
 
 def guard(step, key):
-    return defences.privatiser(1e-3, 1e-4)(step, key)
+    return clip_and_noise.privatiser(1e-3, 1e-4)(step, key)
 
 
 @each_mapping
@@ -230,7 +228,7 @@ def test_a_guard_sees_the_servers_step_and_draws_anew_every_round(mapping):
 def test_a_guards_noise_does_not_depend_on_the_mapping():
     ends = [
         vector(rounds(mapping, None, None, hooks={"guard": guard})[-1].params)
-        for mapping in simulation.MAPPINGS
+        for mapping in engine.MAPPINGS
     ]
     np.testing.assert_allclose(ends[1:], [ends[0]] * 2, rtol=1e-9)
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl import datasets, prepare_datasets
+from fl.data import __main__ as command_line
+from fl.data import datasets, tfds_builders
 
 TRAIN, TEST = 40, 20
 SHAPES = {
@@ -156,9 +157,9 @@ def data_dir(cifar, tmp_path):
 def offline(monkeypatch):
     """Have nothing answer where the original files are looked for."""
     monkeypatch.setenv("no_proxy", "*")
-    for name, source in prepare_datasets.SOURCES.items():
+    for name, source in tfds_builders.SOURCES.items():
         unreachable = source._replace(url="http://127.0.0.1:1/")
-        monkeypatch.setitem(prepare_datasets.SOURCES, name, unreachable)
+        monkeypatch.setitem(tfds_builders.SOURCES, name, unreachable)
 
 
 # Names and digits
@@ -213,8 +214,8 @@ def test_every_sample_comes_back(name, prepared):
 
 def test_second_load_is_from_the_cache_and_in_the_same_order(name, prepared, monkeypatch):
     datasets.load(name, prepared)
-    arrays = prepare_datasets.read(name, prepared)
-    monkeypatch.setattr(prepare_datasets, "read", None)
+    arrays = tfds_builders.read(name, prepared)
+    monkeypatch.setattr(tfds_builders, "read", None)
     cached = datasets.load(name, prepared)
     assert os.listdir(prepared / "fl_cache") == [f"{name}.npz"]
     assert all(np.array_equal(getattr(cached, key), value) for key, value in arrays.items())
@@ -253,8 +254,8 @@ def test_download_takes_what_is_needed_and_is_quiet(tmp_path, monkeypatch, capfd
     with Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
         url = f"http://127.0.0.1:{server.server_port}/"
-        source = prepare_datasets.SOURCES["svhn_cropped"]._replace(url=url)
-        monkeypatch.setitem(prepare_datasets.SOURCES, "svhn_cropped", source)
+        source = tfds_builders.SOURCES["svhn_cropped"]._replace(url=url)
+        monkeypatch.setitem(tfds_builders.SOURCES, "svhn_cropped", source)
         monkeypatch.setattr(svhn, "URL", url)
         monkeypatch.setenv("no_proxy", "*")
         dataset = datasets.load("svhn_cropped", tmp_path / "data")
@@ -271,7 +272,7 @@ def test_checksums_are_those_that_tfds_registered(tmp_path):
     import tensorflow_datasets as tfds
 
     for name in ("cifar10", "svhn_cropped"):  # Fashion-MNIST's are of the unpacked content
-        source = prepare_datasets.SOURCES[name]
+        source = tfds_builders.SOURCES[name]
         registered = tfds.builder(name, data_dir=tmp_path).url_infos
         for file_name, checksum in source.files.items():
             assert registered[source.url + file_name].checksum == checksum
@@ -296,7 +297,7 @@ def test_damaged_cache_is_rebuilt(data_dir, damage, monkeypatch):
     content = cache.read_bytes()
     cache.write_bytes(damage(content))
     assert same(datasets.load("cifar10", data_dir), intact)
-    monkeypatch.setattr(prepare_datasets, "read", None)
+    monkeypatch.setattr(tfds_builders, "read", None)
     assert same(datasets.load("cifar10", data_dir), intact)
 
 
@@ -319,8 +320,8 @@ def test_newly_prepared_data_replace_the_cache(data_dir, monkeypatch):
     later = time.time() + 10
     os.utime(next(data_dir.glob("cifar10/*/dataset_info.json")), (later, later))
     decoded = []
-    read = prepare_datasets.read
-    monkeypatch.setattr(prepare_datasets, "read", lambda *a: decoded.append(a) or read(*a))
+    read = tfds_builders.read
+    monkeypatch.setattr(tfds_builders, "read", lambda *a: decoded.append(a) or read(*a))
     datasets.load("cifar10", data_dir)
     assert decoded
 
@@ -354,7 +355,7 @@ def test_cache_alone_is_enough_without_tfds(data_dir, tmp_path):
     program = (
         "import sys\n"
         "sys.modules |= dict.fromkeys(['tensorflow', 'tensorflow_datasets', 'sklearn', 'jax'])\n"
-        "from fl import datasets\n"
+        "from fl.data import datasets\n"
         "print(len(datasets.load('cifar10', sys.argv[1]).train_labels))\n"
     )
     result = run_python("-W", "error", "-c", program, tmp_path / "carried")
@@ -367,7 +368,7 @@ def test_reading_needs_no_tensorflow_and_works_in_two_processes_at_once(data_dir
         "from importlib.machinery import PathFinder\n"
         "find = PathFinder.find_spec\n"
         "PathFinder.find_spec = lambda name, *a: find(name, *a) if name != 'tensorflow' else None\n"
-        "from fl import datasets\n"
+        "from fl.data import datasets\n"
         "print(datasets.load('cifar10', sys.argv[1]).train_labels.tolist())\n"
     )
     command = [sys.executable, "-W", "error", "-c", program, data_dir]
@@ -390,8 +391,8 @@ def test_unavailable_data_say_what_to_do(name, tmp_path, capfd):
         datasets.load(name, tmp_path / "no such folder")
     assert time.perf_counter() - started < 5  # TFDS would retry for minutes
     message = str(caught.value)
-    assert f"python -m fl.datasets prepare {name} --raw DIR --data-dir" in message
-    assert all(file_name in message for file_name in prepare_datasets.SOURCES[name].files)
+    assert f"python -m fl.data prepare {name} --raw DIR --data-dir" in message
+    assert all(file_name in message for file_name in tfds_builders.SOURCES[name].files)
     assert ("dataset-fashion-mnist" in message) == (name == "fashion_mnist")
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())
@@ -399,13 +400,13 @@ def test_unavailable_data_say_what_to_do(name, tmp_path, capfd):
 
 def test_command_line_prepares(cifar, tmp_path, capsys):
     command = ["prepare", "cifar", "--raw", str(cifar[0]), "--data-dir", str(tmp_path)]
-    assert datasets.main([*command, "--unchecked"]) == 0
+    assert command_line.main([*command, "--unchecked"]) == 0
     output = capsys.readouterr()
     assert output.out == f"cifar10: 40 training and 20 test images in {tmp_path}\n"
     assert output.err == f"TFDS prepares cifar10 in {tmp_path}...\n"
-    assert datasets.main([*command, "--unchecked"]) == 0
+    assert command_line.main([*command, "--unchecked"]) == 0
     assert "is prepared already: delete" in capsys.readouterr().out
-    assert datasets.main(["list", "--data-dir", str(tmp_path)]) == 0
+    assert command_line.main(["list", "--data-dir", str(tmp_path)]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert tuple(lines) == datasets.NAMES
     assert lines["cifar10"] == f"cached in {tmp_path / 'fl_cache' / 'cifar10.npz'}"
@@ -413,7 +414,7 @@ def test_command_line_prepares(cifar, tmp_path, capsys):
 
 def test_command_line_names_the_missing_file(tmp_path):
     result = run_python(
-        "-m", "fl.datasets", "prepare", "mnist", "--raw", tmp_path, "--data-dir", tmp_path
+        "-m", "fl.data", "prepare", "mnist", "--raw", tmp_path, "--data-dir", tmp_path
     )
     assert result.returncode == 1
     assert result.stdout == ""
@@ -434,7 +435,7 @@ def test_command_line_names_the_missing_file(tmp_path):
 )
 def test_wrong_arguments_exit_with_2(arguments, complaint, capsys):
     with pytest.raises(SystemExit) as caught:
-        datasets.main(arguments)
+        command_line.main(arguments)
     assert caught.value.code == 2
     assert complaint in capsys.readouterr().err
 
@@ -454,7 +455,7 @@ def test_damaged_files_leave_nothing_half_prepared(name, raw, tmp_path):
     with pytest.raises(datasets.DatasetUnavailableError, match=f"TFDS could not prepare {name}"):
         datasets.prepare(name, tmp_path / "raw", tmp_path / "data", unchecked=True)
     assert not [path for path in (tmp_path / "data").rglob("*") if path.suffix == ".json"]
-    assert prepare_datasets.prepared_dir(name, tmp_path / "data") is None
+    assert tfds_builders.prepared_dir(name, tmp_path / "data") is None
 
 
 # The real thing
@@ -466,7 +467,7 @@ def test_real_fashion_mnist(tmp_path):
         pytest.skip(
             f"no {FASHION_MNIST_RAW}: install dataset-fashion-mnist or set FL_FASHION_MNIST_RAW"
         )
-    command = ["-m", "fl.datasets", "prepare", "fashion_mnist"]
+    command = ["-m", "fl.data", "prepare", "fashion_mnist"]
     result = run_python(*command, "--raw", FASHION_MNIST_RAW, "--data-dir", tmp_path)
     assert result.returncode == 0
     assert result.stderr == f"TFDS prepares fashion_mnist in {tmp_path}...\n"
@@ -474,7 +475,7 @@ def test_real_fashion_mnist(tmp_path):
     timed = (
         "import sys, time\n"
         "started = time.perf_counter()\n"
-        "from fl import datasets\n"
+        "from fl.data import datasets\n"
         "datasets.load('mnist', sys.argv[1])\n"
         "print(time.perf_counter() - started)\n"
     )

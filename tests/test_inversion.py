@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from programs import assert_refused
 
-from fl import algorithms, augmentation, defences, hardening, results, simulation
-from fl.models import MODELS
-from fl.rounds import Work
-from fl.sampling import MinibatchSampler
-from fl.training import Samples, sample_losses
+from fl.data import augmentation
+from fl.data.sampling import MinibatchSampler
+from fl.experiment import results
+from fl.simulation import algorithms, clip_and_noise, engine, pgd
+from fl.simulation.models import MODELS
+from fl.simulation.rounds import Work
+from fl.simulation.training import Samples, sample_losses
 
 FOLDER = Path(__file__).parents[1] / "inversion"
 SHORT = ("--attack-steps", "3", "--evaluate-every", "2")
@@ -170,14 +172,12 @@ def federation(algorithm, clients=3, batch=4, rounds=3, **work):
     samples = Samples(jnp.asarray(images), jnp.asarray(labels), jnp.float32(255))
     model = MODELS["softmax"]()
     losses = sample_losses(model)
-    todo = Work(algorithm, losses, hardening.pgd(losses, 0.1), **work)
+    todo = Work(algorithm, losses, pgd.pgd(losses, 0.1), **work)
     params = model.init(jax.random.key(0), samples.take(np.arange(1))[0])
     # One client holds fewer samples than a batch.
     parts = [np.arange(0, 10), np.arange(10, 12), np.arange(12, 30)]
     sampler = MinibatchSampler(parts, batch, range(clients))
-    start = simulation.start(
-        todo, params, samples, sampler.weights.shape, 1, keep_clients=True, seed=5
-    )
+    start = engine.start(todo, params, samples, sampler.weights.shape, 1, keep_clients=True, seed=5)
     state, _ = start.run(start.state, sampler.draw(rounds, 1))
     return todo, state, samples, sampler
 
@@ -200,7 +200,7 @@ def test_secadams_aggregate_is_the_ratio_of_means_and_not_the_mean_of_ratios():
     todo, state, samples, sampler = federation(algorithms.secadam())
     indices = sampler.draw(1, 1).indices[0, :, 0]
     seen, _ = observation.observe(todo, state, samples, indices, sampler.weights)
-    clients = simulation.client_states(state)[0]
+    clients = engine.client_states(state)[0]
     count = int(clients.count[0]) + 1
     moments = []
     for client in range(3):
@@ -239,7 +239,7 @@ def test_truth_is_what_the_clients_hold_unturned_and_without_filling():
 
 def test_what_is_seen_under_dp_is_clipped():
     todo, state, samples, sampler = federation(
-        algorithms.fedavg(), privatise=defences.privatiser(clip=0.01, noise=0.0)
+        algorithms.fedavg(), privatise=clip_and_noise.privatiser(clip=0.01, noise=0.0)
     )
     indices = sampler.draw(1, 1).indices[0, :, 0]
     seen, _ = observation.observe(todo, state, samples, indices, sampler.weights)

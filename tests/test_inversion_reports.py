@@ -9,7 +9,7 @@ import programs
 import pytest
 from programs import run_script
 
-from fl import results, tables
+from fl.experiment import results, tables
 
 FOLDER = Path(__file__).parents[1] / "inversion"
 SIGMA = "\N{GREEK SMALL LETTER SIGMA}"

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "mitigation"))  # a folder of
 
 import recovery
 
-from fl import results
-from fl.run import Evaluation
+from fl.experiment import results
+from fl.simulation.run import Evaluation
 
 FOLDER = Path(recovery.__file__).parent
 SMALL = ["-m", "softmax", "-n", "10", "-b", "16", "-r", "12", "--start-round", "5"]
@@ -136,9 +136,9 @@ def test_runs_that_are_there_are_skipped(whole, kept):
 INTERRUPTED = """
 import json, sys
 sys.path.insert(0, ".")
-import fl.run, main, smoothing, stages
-fl.run.CHECKPOINT_EVERY = 0.0
-stage, train, vote, run = {stage!r}, fl.run.train, smoothing.vote, 0
+import fl.simulation.run, main, smoothing, stages
+fl.simulation.run.CHECKPOINT_EVERY = 0.0
+stage, train, vote, run = {stage!r}, fl.simulation.run.train, smoothing.vote, 0
 rounds = []
 
 def watched(federation, *arguments, **options):
@@ -151,7 +151,7 @@ def watched(federation, *arguments, **options):
         return federation.run(state, schedule)
     return train(federation._replace(run=counted), *arguments, **options)
 
-fl.run.train = watched
+fl.simulation.run.train = watched
 sys.argv[1:] = {words!r}
 status = main.main()
 print(json.dumps([status, sum(rounds)]))

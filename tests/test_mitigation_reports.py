@@ -9,7 +9,7 @@ import programs
 import pytest
 from programs import run_script
 
-from fl import results
+from fl.experiment import results
 
 FOLDER = Path(__file__).parents[1] / "mitigation"
 EPSILON = "\N{GREEK SMALL LETTER EPSILON}"

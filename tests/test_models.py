@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fl.models import MODELS, flax_max_pool, max_pool
+from fl.simulation.models import MODELS, flax_max_pool, max_pool
 
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)
 FEATURES = {"lenet": 100, "cnn1": 100, "cnn2": 84}

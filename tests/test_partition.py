@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fl.partition import (
+from fl.data.partition import (
     MAX_DRAWS,
     PARTITIONS,
     PartitionError,

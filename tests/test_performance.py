@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from programs import assert_refused
 
-from fl import results
+from fl.experiment import results
 
 FOLDER = Path(__file__).parents[1] / "performance"
 SMALL = ["--model", "softmax", "--rounds", "6", "--evaluate-every", "3"]
@@ -135,7 +135,8 @@ def test_killed_run_started_again_gives_the_same_bits(main, tmp_path):
     arguments = ["--rounds", "15000", "--model", "softmax", "--evaluate-every", "1000"]
     arguments = [*arguments, "-d", "digits", "-n", "3", "-b", "4"]
     probe = (
-        "import sys, fl.run; fl.run.CHECKPOINT_EVERY = 0.5; sys.path.insert(0, '.');"
+        "import sys; from fl.simulation import run; run.CHECKPOINT_EVERY = 0.5;"
+        "sys.path.insert(0, '.');"
         "import main; sys.argv[1:] = {!r}; sys.exit(main.main())"
     )
 
@@ -214,7 +215,7 @@ def test_wrong_options_exit_with_a_sentence_that_names_them(tmp_path):
 def test_absent_data_say_what_to_run_and_the_grid_goes_on(main, tmp_path):
     done = main("-d", "cifar10", "digits", "--data-dir", tmp_path, *SMALL)
     assert done.returncode == 1
-    assert "python -m fl.datasets prepare cifar10" in done.stderr
+    assert "python -m fl.data.datasets prepare cifar10" in done.stderr
     assert "Traceback" not in done.stderr
     assert results.read(main.results)["dataset"].tolist() == ["digits"]
 

@@ -11,7 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from fl import models
+from fl.simulation import models
 
 FOLDER = Path(__file__).parents[1] / "inversion"
 

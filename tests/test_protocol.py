@@ -16,12 +16,12 @@ from secagg import masks
 from secagg.graph import ALL
 from secagg.quantise import Quantiser
 
-from fl import algorithms, hardening, simulation
-from fl.algorithms import Moments
-from fl.models import MODELS
-from fl.rounds import Work
-from fl.sampling import MinibatchSampler
-from fl.training import Samples, sample_losses
+from fl.data.sampling import MinibatchSampler
+from fl.simulation import algorithms, engine, pgd
+from fl.simulation.algorithms import Moments
+from fl.simulation.models import MODELS
+from fl.simulation.rounds import Work
+from fl.simulation.training import Samples, sample_losses
 
 CLIENTS, BATCH, SIDE = 5, 4, 4
 SECURE = ("secagg", "secadam", "secadam_fedadam")
@@ -39,10 +39,10 @@ def federation(algorithm, secure=None, local_steps=1):
     model = MODELS["softmax"]()
     losses = sample_losses(model)
     aggregator = secure.aggregator() if secure else None
-    work = Work(algorithms.ALGORITHMS[algorithm](), losses, hardening.none(), aggregator=aggregator)
+    work = Work(algorithms.ALGORITHMS[algorithm](), losses, pgd.none(), aggregator=aggregator)
     params = model.init(jax.random.key(0), samples.take(np.arange(1))[0])
     sampler = MinibatchSampler(np.array_split(np.arange(40), CLIENTS), BATCH, range(CLIENTS))
-    return simulation.start(work, params, samples, (CLIENTS, BATCH), local_steps), sampler
+    return engine.start(work, params, samples, (CLIENTS, BATCH), local_steps), sampler
 
 
 def train(algorithm, rounds, secure=None, local_steps=1):
@@ -117,7 +117,7 @@ def test_updates_beyond_the_clip_range_are_counted():
 
 @pytest.mark.parametrize("algorithm", SECURE)
 def test_what_is_no_number_ends_a_run_as_in_the_clear(algorithm):
-    """It cannot be sent: `fl.run` takes the parameters for those of a run that diverged."""
+    """It cannot be sent: `run` takes the parameters for those of a run that diverged."""
     secure = Protocol(settings())
     started, sampler = federation(algorithm, secure)
     broken = jax.tree.map(lambda leaf: leaf * np.nan, started.state.params)

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl import results, summary, tables
+from fl.experiment import results, summary, tables
 
 COLUMNS = ["algorithm", "seed", "accuracy", "hardware", "date"]
 DATE = "2026-11-22T10:53:50Z"
@@ -27,7 +27,7 @@ ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 
 APPENDER = """
 import itertools, sys
-from fl import results, summary, tables
+from fl.experiment import results, summary, tables
 path, name, count = sys.argv[1:]
 columns = ["algorithm", "seed", "accuracy", "hardware", "date"]
 print("ready", flush=True)
@@ -457,5 +457,6 @@ def test_provenance_fits_a_results_file(tmp_path):
 
 
 def test_reading_results_needs_no_jax():
-    code = "import sys, fl.results; sys.exit(any(m in sys.modules for m in ('jax', 'fl.models')))"
+    heavy = "('jax', 'fl.simulation.models')"
+    code = f"import sys, fl.experiment.results; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,7 @@ import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl.sampling import MinibatchSampler, run_seed
+from fl.data.sampling import MinibatchSampler, run_seed
 
 BATCH = 4
 # Samples of each client: fewer than a batch, as many, more.

@@ -14,11 +14,11 @@ import pytest
 import reference
 from jax.flatten_util import ravel_pytree
 
-from fl import hardening, models, rounds, simulation, training
-from fl.algorithms import ALGORITHMS
-from fl.rounds import State, Work
-from fl.sampling import MinibatchSampler, Schedule
-from fl.training import Samples
+from fl.data.sampling import MinibatchSampler, Schedule
+from fl.simulation import engine, models, pgd, rounds, training
+from fl.simulation.algorithms import ALGORITHMS
+from fl.simulation.rounds import State, Work
+from fl.simulation.training import Samples
 
 ROUNDS = 20
 BATCH = 4
@@ -28,14 +28,14 @@ ETA = 0.1  # far larger than the experiments', so that hardening shows
 RAGGED = (9, 2, 4, 17, 1)
 # More than one group of the engine's own size, and a remainder.
 GROUPS = RAGGED * 4 + (12, 1, 2)
-LOOP, *VMAPPED = simulation.MAPPINGS
+LOOP, *VMAPPED = engine.MAPPINGS
 
 
 def name(mapping):
     return f"{mapping.clients}-{mapping.rounds}"
 
 
-each_mapping = pytest.mark.parametrize("mapping", simulation.MAPPINGS, ids=name)
+each_mapping = pytest.mark.parametrize("mapping", engine.MAPPINGS, ids=name)
 # The states of clients that take several steps are kept in any case.
 each_work = pytest.mark.parametrize(
     ("local_steps", "keep_clients"),
@@ -100,7 +100,7 @@ class Outcome(NamedTuple):
 def work(model, algorithm, local_steps):
     losses = training.sample_losses(models.MODELS[model]())
     options = {"local_steps": local_steps} if algorithm == "secadam_fedadam" else {}
-    return Work(ALGORITHMS[algorithm](**options), losses, hardening.pgd(losses, ETA))
+    return Work(ALGORITHMS[algorithm](**options), losses, pgd.pgd(losses, ETA))
 
 
 def start(
@@ -114,7 +114,7 @@ def start(
     seed=0,
 ):
     sampler = MinibatchSampler(case.parts(), BATCH, case.seeds())
-    federation = simulation.start(
+    federation = engine.start(
         work(case.model, algorithm, local_steps)._replace(**(hooks or {})),
         case.params() if params is None else params,
         case.samples(),
@@ -127,7 +127,7 @@ def start(
     return federation.state, federation.run, sampler
 
 
-def engine(*arguments, calls=(ROUNDS,), **options):
+def simulate(*arguments, calls=(ROUNDS,), **options):
     state, run, sampler = start(*arguments, **options)
     losses = []
     for count in calls:
@@ -163,7 +163,7 @@ def expected(case, algorithm, local_steps):
 
 
 def check(case, algorithm, local_steps, mapping, keep_clients=False, **tolerances):
-    got = engine(case, algorithm, local_steps, mapping=mapping, keep_clients=keep_clients)
+    got = simulate(case, algorithm, local_steps, mapping=mapping, keep_clients=keep_clients)
     assert_close(got, expected(case, algorithm, local_steps), **tolerances)
 
 
@@ -181,7 +181,7 @@ def assert_same_bits(one, other):
 @pytest.fixture
 def small_groups(monkeypatch):
     """Make a few clients several groups: compiling ten of them takes long."""
-    monkeypatch.setattr(simulation, "GROUP", 2)
+    monkeypatch.setattr(engine, "GROUP", 2)
 
 
 @pytest.mark.usefixtures("double_precision", "small_groups")
@@ -236,8 +236,8 @@ class TestAgreesWithTheReference:
 
     def test_groups_of_the_engines_own_size(self, monkeypatch):
         monkeypatch.undo()
-        assert len(GROUPS) > 2 * simulation.GROUP
-        assert len(GROUPS) % simulation.GROUP
+        assert len(GROUPS) > 2 * engine.GROUP
+        assert len(GROUPS) % engine.GROUP
         check(Case("softmax", held=GROUPS), "secadam", 1, LOOP)
 
 
@@ -245,7 +245,7 @@ def test_agrees_with_the_reference_in_single_precision(small_groups):
     case = Case("lenet", held=(9, 3, 4))  # a third is not exact in float32
     # A GPU's default would be to multiply in fewer bits.
     with jax.default_matmul_precision("highest"):
-        check(case, "secadam", 1, simulation.default_mapping(), rtol=1e-4, atol=2e-5)
+        check(case, "secadam", 1, engine.default_mapping(), rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.usefixtures("double_precision", "small_groups")
@@ -253,8 +253,8 @@ def test_agrees_with_the_reference_in_single_precision(small_groups):
 @pytest.mark.parametrize("local_steps", [1, 3])
 def test_kept_clients_are_each_clients_own(local_steps, mapping):
     case = Case("lenet")
-    got = engine(case, "secadam", local_steps, mapping=mapping, keep_clients=True)
-    adam = simulation.client_states(got.state)[0]
+    got = simulate(case, "secadam", local_steps, mapping=mapping, keep_clients=True)
+    adam = engine.client_states(got.state)[0]
     for i, theirs in enumerate(expected(case, "secadam", local_steps).clients):
         count, m, v = (
             ravel_pytree(jax.tree.map(lambda leaf, i=i: leaf[i], field))[0]
@@ -283,7 +283,7 @@ def blur(message, key):
 def test_what_clients_draw_themselves_does_not_depend_on_the_mapping(local_steps, hooks):
     def run(mapping, seed):
         case = Case("softmax", held=(9, 2, 4))
-        return engine(case, "fedavg", local_steps, mapping, calls=(3,), hooks=hooks, seed=seed)
+        return simulate(case, "fedavg", local_steps, mapping, calls=(3,), hooks=hooks, seed=seed)
 
     assert_close(run(LOOP, 0), run(VMAPPED[0], 0))
     assert np.abs(run(LOOP, 0).w - run(LOOP, 1).w).max() > 1e-3
@@ -300,13 +300,13 @@ class TestRuns:
 
     def test_same_seeds_give_identical_bits(self, local_steps, mapping):
         first, again = (
-            engine(Case("softmax"), self.algorithm, local_steps, mapping) for _ in range(2)
+            simulate(Case("softmax"), self.algorithm, local_steps, mapping) for _ in range(2)
         )
         assert_same_bits(first, again)
 
     def test_rounds_may_be_split_over_calls(self, local_steps, mapping):
         whole, split = (
-            engine(Case("softmax"), self.algorithm, local_steps, mapping, calls=calls)
+            simulate(Case("softmax"), self.algorithm, local_steps, mapping, calls=calls)
             for calls in ((ROUNDS,), (7, ROUNDS - 7))
         )
         assert_same_bits(whole, split)
@@ -324,7 +324,7 @@ class TestRuns:
     def test_the_callers_params_are_not_given_up(self, local_steps, mapping):
         # Not looked at before: JAX never gives up what NumPy has a view of.
         params = Case("softmax").params()
-        engine(Case("softmax"), self.algorithm, local_steps, mapping, params=params, calls=(7,))
+        simulate(Case("softmax"), self.algorithm, local_steps, mapping, params=params, calls=(7,))
         assert_same_bits(params, Case("softmax").params())
 
 
@@ -332,7 +332,7 @@ class TestRuns:
 def test_runs_of_the_same_work_do_not_mix(mapping, small_groups):
     # What is compiled for one is used again for the others.
     def run(case):
-        return engine(case, "secadam_fedadam", 1, mapping, calls=(7,))
+        return simulate(case, "secadam_fedadam", 1, mapping, calls=(7,))
 
     first = run(Case("softmax"))
     other = run(Case("softmax", held=RAGGED[::-1]))
@@ -342,7 +342,7 @@ def test_runs_of_the_same_work_do_not_mix(mapping, small_groups):
 
 
 @pytest.mark.parametrize(
-    "mapping", [("unrolled", "scan"), ("pmap", "loop"), simulation.Mapping("vmap", "while")]
+    "mapping", [("unrolled", "scan"), ("pmap", "loop"), engine.Mapping("vmap", "while")]
 )
 def test_an_unknown_mapping_is_refused(mapping):
     with pytest.raises(ValueError, match="unknown mapping"):
@@ -358,16 +358,16 @@ def test_minibatches_for_another_federation_are_refused(shape):
 
 
 def test_a_mapping_is_chosen_where_none_is_given(small_groups):
-    assert simulation.default_mapping() in simulation.MAPPINGS
-    got = engine(Case("softmax"), "secadam", 1, calls=(7,))
-    want = engine(Case("softmax"), "secadam", 1, simulation.default_mapping(), calls=(7,))
+    assert engine.default_mapping() in engine.MAPPINGS
+    got = simulate(Case("softmax"), "secadam", 1, calls=(7,))
+    want = simulate(Case("softmax"), "secadam", 1, engine.default_mapping(), calls=(7,))
     assert_same_bits(got, want)
 
 
 # Runs in a process of its own, since the number of devices is fixed when JAX starts.
 SHARDED = """
 import jax
-from test_simulation import LOOP, VMAPPED, Case, assert_close, engine
+from test_simulation import LOOP, VMAPPED, Case, assert_close, simulate
 
 def devices_of(tree):
     return {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(tree)}
@@ -376,10 +376,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 assert jax.device_count() == 2
 case = Case("softmax", held=(9, 2, 4, 1))
 for steps in (1, 3):
-    alone = engine(case, "secadam", steps, LOOP)
+    alone = simulate(case, "secadam", steps, LOOP)
     assert devices_of(alone.state) == {1}
     for mapping in VMAPPED:
-        got = engine(case, "secadam", steps, mapping)
+        got = simulate(case, "secadam", steps, mapping)
         assert_close(got, alone)
         assert devices_of(got.state) == {2}, (steps, mapping)
         if steps > 1:  # there is no shortcut: each device holds its own clients alone
@@ -389,8 +389,8 @@ for steps in (1, 3):
 
 # Three clients cannot be shared out equally.
 case = Case("softmax", held=(9, 2, 4))
-got = engine(case, "secadam", 1, VMAPPED[-1])
-assert_close(got, engine(case, "secadam", 1, LOOP))
+got = simulate(case, "secadam", 1, VMAPPED[-1])
+assert_close(got, simulate(case, "secadam", 1, LOOP))
 assert devices_of(got.state) == {1}
 print("agreed")
 """

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "mitigation"))  # a folder of
 
 import smoothing
 
-from fl import simulation
+from fl.simulation import engine
 
 SIGMA, MODELS, IMAGES = 0.05, 1000, 7
 KEY = jax.random.key(3)
@@ -73,8 +73,8 @@ def test_images_may_pass_in_any_portions(chunk, monkeypatch):
 
 def test_models_side_by_side_vote_as_one_by_one(monkeypatch):
     counts = []
-    for mapping in (simulation.MAPPINGS[0], simulation.MAPPINGS[-1]):
-        monkeypatch.setattr(simulation, "default_mapping", lambda mapping=mapping: mapping)
+    for mapping in (engine.MAPPINGS[0], engine.MAPPINGS[-1]):
+        monkeypatch.setattr(engine, "default_mapping", lambda mapping=mapping: mapping)
         counts.append(vote(50))
     # A tie within rounding may fall either way.
     assert np.abs(counts[0] - counts[1]).sum() <= 2

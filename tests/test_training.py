@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fl.datasets import Dataset
-from fl.models import MODELS
-from fl.training import evaluator, sample_losses, training_samples
+from fl.data.datasets import Dataset
+from fl.simulation.models import MODELS
+from fl.simulation.training import evaluator, sample_losses, training_samples
 
 SHAPE = (3, 3, 1)
 CHUNK = 8

@@ -12,18 +12,11 @@ import jax
 import numpy as np
 import pandas as pd
 
-from fl import (
-    __version__,
-    datasets,
-    models,
-    partition,
-    results,
-    run,
-    sampling,
-    simulation,
-    training,
-)
-from fl.options import choice, number, option
+from fl import __version__
+from fl.data import datasets, partition, sampling
+from fl.experiment import results
+from fl.experiment.options import choice, number, option
+from fl.simulation import engine, models, run, training
 
 # PGD's step as a share of the client's learning rate, in the paper.
 PGD_STEP_SHARE = 0.01
@@ -184,7 +177,7 @@ def evaluator(
 def train_to_accuracy(
     options: CommonOptions,
     cell: dict,
-    federation: simulation.Federation,
+    federation: engine.Federation,
     sampler: sampling.MinibatchSampler,
     plan: run.Plan,
     target: float | None,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fl.datasets import Dataset
+from fl.data.datasets import Dataset
 
 
 class Samples(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from fl.summary import in_order
+from fl.experiment.summary import in_order
 
 # Plots and tables list algorithms, data sets and models in this order.
 DISPLAY_NAMES = {

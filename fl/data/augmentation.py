@@ -18,7 +18,7 @@ def random_rotation(degrees: float) -> Callable:
 
     Returns:
         (images [batch, height, width, channels], key) -> images, to be used as
-        `fl.rounds.Work.augment`.
+        `fl.simulation.rounds.Work.augment`.
     """
 
     def augment(images, key):

@@ -3,16 +3,14 @@
 `digits` comes with scikit-learn. The others are TensorFlow Datasets' own: read from its data
 directory, downloaded by it, or prepared there from the original files:
 
-    python -m fl.datasets prepare fashion_mnist --raw /usr/share/datasets/fashion-mnist
+    python -m fl.data prepare fashion_mnist --raw /usr/share/datasets/fashion-mnist
 
 Decoding takes a while, so the arrays are kept in `<data directory>/fl_cache/<name>.npz`. That file
 alone is enough to load a data set, without TensorFlow Datasets, on any machine.
 """
 
-import argparse
 import os
 import shlex
-import sys
 import uuid
 import warnings
 from pathlib import Path
@@ -20,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fl import prepare_datasets
-from fl.prepare_datasets import DatasetUnavailableError
+from fl.data import tfds_builders
+from fl.data.tfds_builders import DatasetUnavailableError
 
 NAMES = ("digits", "fashion_mnist", "cifar10", "svhn_cropped")
 ALIASES = {
@@ -80,13 +78,13 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     name = canonical_name(name)
     if name == "digits":
         return _digits()
-    data_dir = _resolve(data_dir)
+    data_dir = resolve_dir(data_dir)
     cache = _cache_path(name, data_dir)
     dataset = _read_cache(name, cache, data_dir)
     if dataset is None:
-        if prepare_datasets.prepared_dir(name, data_dir) is None:
+        if tfds_builders.prepared_dir(name, data_dir) is None:
             _download(name, data_dir)
-        dataset = _checked(Dataset(name, **prepare_datasets.read(name, data_dir), scale=255.0))
+        dataset = _checked(Dataset(name, **tfds_builders.read(name, data_dir), scale=255.0))
         _write_cache(dataset, cache)
     return dataset
 
@@ -113,7 +111,7 @@ def prepare(
     name = canonical_name(name)
     if name == "digits":
         raise ValueError("digits comes with scikit-learn: there is nothing to prepare")
-    prepare_datasets.prepare(name, Path(raw_dir).expanduser(), _resolve(data_dir), unchecked)
+    tfds_builders.prepare(name, Path(raw_dir).expanduser(), resolve_dir(data_dir), unchecked)
 
 
 def cache_dir(data_dir: str | Path | None = None) -> Path:
@@ -122,7 +120,7 @@ def cache_dir(data_dir: str | Path | None = None) -> Path:
     Args:
       data_dir: TFDS's data directory, as in `load`.
     """
-    return _resolve(data_dir) / "fl_cache"
+    return resolve_dir(data_dir) / "fl_cache"
 
 
 def _digits() -> Dataset:
@@ -136,7 +134,7 @@ def _digits() -> Dataset:
     return Dataset("digits", images[:cut], labels[:cut], images[cut:], labels[cut:], scale=16.0)
 
 
-def _resolve(data_dir: str | Path | None) -> Path:
+def resolve_dir(data_dir: str | Path | None) -> Path:
     """Return the data directory, by TFDS's own rule where none is given."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(default if data_dir is None else data_dir).expanduser()
@@ -145,16 +143,17 @@ def _resolve(data_dir: str | Path | None) -> Path:
 def _download(name: str, data_dir: Path) -> None:
     """Let TFDS download a data set, or say how to supply it."""
     try:
-        prepare_datasets.download(name, data_dir)
+        tfds_builders.download(name, data_dir)
     except DatasetUnavailableError as error:
-        source = prepare_datasets.SOURCES[name]
-        option = "" if data_dir == _resolve(None) else f" --data-dir {shlex.quote(str(data_dir))}"
+        source = tfds_builders.SOURCES[name]
+        is_default = data_dir == resolve_dir(None)
+        option = "" if is_default else f" --data-dir {shlex.quote(str(data_dir))}"
         raise DatasetUnavailableError(
             f"{name} is not available. There are no cached arrays ({_cache_path(name, data_dir)}),"
             f" no data prepared by TensorFlow Datasets ({data_dir / name}), and downloading failed:"
             f" {error}.\nTo supply the data, put the original {', '.join(source.files)} (from"
             f" {source.url}) into a folder DIR and run\n"
-            f"    python -m fl.datasets prepare {name} --raw DIR{option}\n{source.hint}".rstrip()
+            f"    python -m fl.data prepare {name} --raw DIR{option}\n{source.hint}".rstrip()
         ) from error
 
 
@@ -183,7 +182,7 @@ def _cache_path(name: str, data_dir: Path) -> Path:
 
 def _read_cache(name: str, cache: Path, data_dir: Path) -> Dataset | None:
     """Return the cached data set, or None if it is missing, older than the data, or damaged."""
-    prepared = prepare_datasets.prepared_dir(name, data_dir)
+    prepared = tfds_builders.prepared_dir(name, data_dir)
     try:
         if prepared is not None:
             info = prepared / "dataset_info.json"
@@ -215,70 +214,13 @@ def _write_cache(dataset: Dataset, cache: Path) -> None:
         )
 
 
-def _where(name: str, data_dir: Path) -> str:
+def where(name: str, data_dir: Path) -> str:
     """Say where `load` would find a data set."""
     if name == "digits":
         return "comes with scikit-learn"
     cache = _cache_path(name, data_dir)
     if cache.exists():
         return f"cached in {cache}"
-    if prepared := prepare_datasets.prepared_dir(name, data_dir):
+    if prepared := tfds_builders.prepared_dir(name, data_dir):
         return f"prepared in {prepared}"
     return f"not in {data_dir}: would be downloaded"
-
-
-def _parser() -> argparse.ArgumentParser:
-    """Build the command line."""
-    parser = argparse.ArgumentParser(prog="python -m fl.datasets", description="Manage data sets.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    preparing = commands.add_parser(
-        "prepare", help="prepare a data set from its original files, without a network"
-    )
-    preparing.add_argument("name", help=", ".join(prepare_datasets.SOURCES))
-    preparing.add_argument("--raw", required=True, metavar="DIR", help="holds the original files")
-    preparing.add_argument(
-        "--unchecked", action="store_true", help="accept files that differ from the originals"
-    )
-    listing = commands.add_parser("list", help="say where each data set would come from")
-    for command in (preparing, listing):
-        command.add_argument("--data-dir", metavar="DIR", help="TFDS's data directory")
-    return parser
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-      arguments: the command line's words; None takes the process's own.
-
-    Returns:
-      the exit code: 0, or 1 if the data are unavailable (wrong arguments exit with 2).
-    """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    data_dir = _resolve(options.data_dir)
-    if options.command == "list":
-        for name in NAMES:
-            print(f"{name:<13} {_where(name, data_dir)}")
-        return 0
-    try:
-        name = canonical_name(options.name)
-        if folder := prepare_datasets.prepared_dir(name, data_dir):
-            print(f"{name} is prepared already: delete {folder} to prepare it again")
-        else:
-            prepare(name, options.raw, data_dir, options.unchecked)
-        dataset = load(name, data_dir)
-    except ValueError as error:
-        parser.error(str(error))
-    except DatasetUnavailableError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(
-        f"{dataset.name}: {len(dataset.train_labels)} training and {len(dataset.test_labels)} test"
-        f" images in {data_dir}"
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -323,7 +323,8 @@ def provenance() -> dict[str, str]:
     """What a row says about where it was computed: backend, hardware, jax, version, date (UTC)."""
     import jax  # the rest of this module serves scripts that need no JAX
 
-    from fl import __version__, hardware
+    from fl import __version__
+    from fl.simulation import hardware
 
     return {
         "backend": jax.default_backend(),

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fl import checkpoint
-from fl.progress import progress_bar
-from fl.rounds import State
-from fl.sampling import MinibatchSampler
-from fl.simulation import Federation
+from fl.data.sampling import MinibatchSampler
+from fl.experiment.progress import progress_bar
+from fl.simulation import checkpoint
+from fl.simulation.engine import Federation
+from fl.simulation.rounds import State
 
 PyTree = Any
 

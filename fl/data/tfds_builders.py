@@ -1,6 +1,6 @@
 """TFDS's own builders, fed from a local folder or from the network, and read back as arrays.
 
-Everything that needs TensorFlow Datasets is here and imported where it is used: `fl.datasets` comes
+Everything that needs TensorFlow Datasets is here and imported where it is used: `datasets` comes
 here only when it has no cached arrays.
 """
 

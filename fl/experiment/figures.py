@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fl import tables
+from fl.experiment import tables
 
 COLUMN_WIDTH = 3.45  # inches: a column of a two-column paper
 PAGE_WIDTH = 7.1  # inches: both columns

@@ -26,10 +26,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fl import rounds
-from fl.hardware import cores
-from fl.rounds import State, Work
-from fl.training import Samples
+from fl.simulation import rounds
+from fl.simulation.hardware import cores
+from fl.simulation.rounds import State, Work
+from fl.simulation.training import Samples
 
 PyTree = Any
 
@@ -80,7 +80,7 @@ class Federation(NamedTuple):
 
     Attributes:
         state: where it starts.
-        run: (state, `fl.sampling.Schedule`) -> (state, losses [round]). Runs some rounds and gives
+        run: (state, `Schedule`) -> (state, losses [round]). Runs some rounds and gives
             up the buffers of the state passed in. The losses are means over clients and local
             steps, on the hardened minibatches, in nats. Raises ValueError for no round, for other
             clients or steps than the federation was started for, and for clients that depart from

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from fl import results, summary, tables
+from fl.experiment import results, summary, tables
 
 PUBLISHED = ", paper"  # behind the name of a row
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"

@@ -69,7 +69,7 @@ def privatiser(clip: float, noise: float, as_published: bool = False) -> Callabl
         as_published: clip as the published code does, see `clip_by_norm`.
 
     Returns:
-        (update, key) -> update, to be used as `fl.rounds.Work.privatise`.
+        (update, key) -> update, to be used as `fl.simulation.rounds.Work.privatise`.
     """
     mechanism = optax.chain(clip_by_norm(clip, as_published), add_noise(noise))
 

@@ -3,7 +3,7 @@
 `unrolled` keeps one state a client and dispatches compiled groups of clients step by step;
 `stacked` keeps the states along a leading axis and vmaps over it, a whole round in one function;
 `pooled` keeps the clients' mean state, where the algorithm's `OneStep` shortcut allows it.
-`fl.simulation` chooses among them. Each way is built once for the same work, so that runs which
+`engine` chooses among them. Each way is built once for the same work, so that runs which
 differ in their seed alone share what is compiled.
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from fl.algorithms import Algorithm
-from fl.hardening import Harden
+from fl.simulation.algorithms import Algorithm
+from fl.simulation.pgd import Harden
 
 PyTree = Any
 
@@ -48,7 +48,7 @@ class Rounds(NamedTuple):
     Attributes:
         init_clients: (params, number of clients) -> `State.clients`.
         one_round: (state, samples, indices [client, step, batch], weights [client, batch],
-            `fl.sampling.Conduct` or None) -> (state, mean loss over clients and steps).
+            `fl.data.sampling.Conduct` or None) -> (state, mean loss over clients and steps).
     """
 
     init_clients: Callable
@@ -77,9 +77,9 @@ class Work(NamedTuple):
     """What is computed, however it is mapped.
 
     Attributes:
-        algorithm: see `fl.algorithms`.
+        algorithm: see `fl.simulation.algorithms`.
         losses: (params, images, labels) -> the samples' losses [batch].
-        harden: see `fl.hardening`.
+        harden: see `fl.simulation.pgd`.
         augment: (images [batch, ...], key) -> images, before hardening; None for as they are.
         privatise: (message, key) -> the message that leaves the client; None for as it is.
         aggregator: in place of the mean of the messages; None for the mean.

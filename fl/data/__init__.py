@@ -1,0 +1,1 @@
+"""The data: data sets, who holds which samples, and which of them a round trains on."""

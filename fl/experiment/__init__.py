@@ -1,0 +1,1 @@
+"""What the experiments' programs and reports share: options, runs, results, tables, figures."""
