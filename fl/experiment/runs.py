@@ -1,0 +1,44 @@
+"""Runs as data: what tells one run from another.
+
+Each experiment describes its runs by one frozen dataclass `Run`. Its fields are the identity columns
+of the results files, in order; its last one holds the `Overrides` of that experiment: options that
+change a run and are rarely given, which share one column as text, `pgd_step=0.01 client_rate=0.2`.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Options without a column of their own; None stands for "not given".
+
+    Each experiment derives its own, with a documented field for each.
+    """
+
+    def __str__(self) -> str:
+        """What was given, as the column `overrides` has it; empty for nothing."""
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        return " ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+
+
+def columns(kind: type) -> tuple[str, ...]:
+    """Names of the columns that identify the runs of a kind.
+
+    Args:
+        kind: an experiment's `Run`.
+    """
+    return tuple(item.name for item in fields(kind))
+
+
+def cells(run: Any) -> dict[str, Any]:
+    """A run as a row's cells: column to value, None for an empty cell.
+
+    Args:
+        run: an instance of an experiment's `Run`.
+    """
+    values = {item.name: getattr(run, item.name) for item in fields(run)}
+    return {
+        name: (str(value) or None) if isinstance(value, Overrides) else value
+        for name, value in values.items()
+    }
