@@ -1,8 +1,9 @@
 """Runs as data: what tells one run from another.
 
-Each experiment describes its runs by one frozen dataclass `Run`. Its fields are the identity columns
-of the results files, in order; its last one holds the `Overrides` of that experiment: options that
-change a run and are rarely given, which share one column as text, `pgd_step=0.01 client_rate=0.2`.
+Each experiment describes its runs by one frozen dataclass `Run`. Its fields are the columns of the
+results files that identify a run, in order. The last one holds the `Overrides` of that experiment:
+options that change a run and are rarely given, which share one column as text,
+`pgd_step=0.01 client_rate=0.2`.
 """
 
 from dataclasses import dataclass, fields

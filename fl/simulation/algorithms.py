@@ -26,6 +26,8 @@ import optax
 
 PyTree = Any
 
+# What messages hold.
+UPDATES, MOMENTS = "updates", "moments"
 B1, B2 = 0.9, 0.999
 # Added to the second moments, so that the ratio stays finite where no gradient ever was: the
 # square of the 1e-8 that Adam adds to their root.
@@ -68,6 +70,7 @@ class Algorithm(NamedTuple):
         pseudo_gradient: mean message -> the gradient that the server's optimizer is shown.
         server_optimizer: what the server steps with.
         one_step: the shortcut for one local step; None where there is none.
+        sends: what a message holds, `UPDATES` (w - w_i) or `MOMENTS` (`Moments`).
         secure: whether the algorithm's promise rests on secure aggregation.
         client_rate: the clients' learning rate, which is public.
     """
@@ -77,6 +80,7 @@ class Algorithm(NamedTuple):
     pseudo_gradient: Callable
     server_optimizer: optax.GradientTransformation
     one_step: OneStep | None
+    sends: str
     secure: bool
     client_rate: float
 
@@ -129,6 +133,7 @@ def secadam(
             init=optax.scale_by_adam(B1, B2).init,
             message=partial(_mean_moments, send),
         ),
+        sends=MOMENTS,
         secure=True,
         client_rate=client_rate,
     )
@@ -159,6 +164,7 @@ def _averaging(client, server, one_step, client_rate):
         pseudo_gradient=lambda mean: mean,
         server_optimizer=server,
         one_step=one_step,
+        sends=UPDATES,
         secure=False,
         client_rate=client_rate,
     )
