@@ -11,6 +11,7 @@ import numpy as np
 import pictures
 from settings import Options, trainings
 
+from fl.data.catalogue import DATASETS
 from fl.experiment.program import load, run_grid
 from fl.simulation import models
 
@@ -82,8 +83,9 @@ def _reconstructions(options, federations, stem: Path) -> list[Path]:
     if not found:
         return []
     # After as many rounds the minibatches are the same under each algorithm.
-    labels = pictures.class_names(cell["dataset"], np.asarray(truth.labels)[:CLIENTS][shown])
-    return pictures.reconstruction_grid(truth.images[:CLIENTS][shown], found, labels, stem)
+    classes = DATASETS[cell["dataset"]].classes
+    names = [classes[label] for label in np.asarray(truth.labels)[:CLIENTS][shown]]
+    return pictures.reconstruction_grid(truth.images[:CLIENTS][shown], found, names, stem)
 
 
 def _heat_maps(options, federations, stem: Path) -> list[Path]:
@@ -97,7 +99,7 @@ def _heat_maps(options, federations, stem: Path) -> list[Path]:
         maps[cell["algorithm"]] = pictures.gradcam(model, params, images, labels)
     if not maps:
         return []
-    names = pictures.class_names(cell["dataset"], labels)
+    names = [DATASETS[cell["dataset"]].classes[label] for label in labels]
     return pictures.gradcam_grid(images, maps, names, stem)
 
 

@@ -15,33 +15,12 @@ from matplotlib.figure import Figure
 
 from fl.experiment import figures, tables
 
-CLASS_NAMES = {
-    "fashion_mnist": (
-        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    ),
-    "cifar10": (
-        *("Airplane", "Automobile", "Bird", "Cat", "Deer"),
-        *("Dog", "Frog", "Horse", "Ship", "Truck"),
-    ),
-}
 COLUMNS = 8  # images side by side: the paper's batch
 BLOCKS = 3  # batches below one another on a page
 HEAT = "inferno"
 STYLE = figures.STYLE | {"axes.grid": False, "axes.titlesize": 7, "image.interpolation": "none"}
 # Inches.
 _PANEL, _LINE, _GAP, _SIDE = 0.76, 0.13, 0.1, 0.6
-
-
-def class_names(dataset: str, labels: Sequence[int]) -> list[str]:
-    """Names of classes; those of the digits' data sets are the digits themselves.
-
-    Args:
-        dataset: canonical name of a data set.
-        labels: 0 to 9.
-    """
-    names = CLASS_NAMES.get(dataset)
-    return [names[label] if names else f"Digit {label}" for label in map(int, labels)]
 
 
 def reconstruction_grid(
@@ -62,7 +41,7 @@ def reconstruction_grid(
         true: images [image, height, width, channels] in [0, 1], one channel or three.
         reconstructions: algorithm to the reconstruction of each image, sizes as `true`. Where
             there is none, NaN: the panel says so.
-        labels: what to write above each image, such as `class_names`.
+        labels: what to write above each image, such as their classes.
         path_stem: path of the files without their type.
 
     Returns:

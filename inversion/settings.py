@@ -10,18 +10,12 @@ import classifier
 from attacks import ATTACKS
 from observed import PublicFacts
 
+from fl.data.catalogue import DATASETS
 from fl.experiment.options import choice, number, option
 from fl.experiment.program import CommonOptions
 from fl.simulation import algorithms, models
 
 ALGORITHMS = ("fedavg", "adam", "secadam")
-# Test accuracy at which training stops with --converge; the paper has neither digits nor softmax.
-CONVERGED = {
-    "fashion_mnist": {"cnn1": 0.85, "cnn2": 0.85, "lenet": 0.8, "softmax": 0.8},
-    "cifar10": {"cnn1": 0.5, "cnn2": 0.5, "lenet": 0.35, "softmax": 0.35},
-    "svhn_cropped": {"cnn1": 0.8, "cnn2": 0.8, "lenet": 0.35, "softmax": 0.35},
-    "digits": {"cnn1": 0.9, "cnn2": 0.9, "lenet": 0.9, "softmax": 0.9},
-}
 BATCH_SIZE = 8
 # Any will do to ask an attack whether it can take a model.
 IMAGE_SHAPE = (28, 28, 1)
@@ -210,7 +204,9 @@ def trainings(options: Options) -> Iterator[dict]:
             "batch_size": options.batch_size or (1 if options.idlg else BATCH_SIZE),
             "alpha": options.alpha,
             "partition": "lda",
-            "converge": CONVERGED[dataset][model] if options.converge is True else options.converge,
+            "converge": (
+                DATASETS[dataset].trained[model] if options.converge is True else options.converge
+            ),
             "variant": options.variant,
             "overrides": options.overrides((*OVERRIDES, "attack_steps")),
         }

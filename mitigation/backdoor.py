@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fl.data.catalogue import DATASETS
 from fl.data.datasets import Dataset
 from fl.data.sampling import Conduct, MinibatchSampler, Schedule
 from fl.simulation.training import Samples
@@ -27,9 +28,6 @@ GLASSES = np.array(
 INTENSITY = 0.05
 # The distributed trigger's parts: as many columns each.
 PARTS = 3
-# Share of a continuously attacking minibatch that stays clean.
-CLEAN_SHARES = {"fashion_mnist": (2, 3)}
-CLEAN_SHARE = (3, 4)
 # Share of all clients that attack continuously.
 ADVERSARY_SHARE = 0.3
 
@@ -114,8 +112,8 @@ def sizes(dataset: str, batch: int) -> tuple[int, int]:
         (clean, backdoored), each rounded down: 21 and 10 of 32 for fashion_mnist, 24 and 8 for
         others.
     """
-    part, whole = CLEAN_SHARES.get(dataset, CLEAN_SHARE)
-    return batch * part // whole, batch * (whole - part) // whole
+    clean = DATASETS[dataset].clean_share
+    return int(batch * clean), int(batch * (1 - clean))
 
 
 def check(dataset: Dataset) -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 from secagg.graph import ALL, AUTO
 
 from fl.data import partition
+from fl.data.catalogue import DATASETS
 from fl.experiment.options import choice, number, option
 from fl.experiment.program import CommonOptions
 from fl.simulation import algorithms
 
-# Accuracy that counts as convergence; the paper has no digits.
-CONVERGED = {"fashion_mnist": 0.85, "cifar10": 0.6, "svhn_cropped": 0.7, "digits": 0.9}
 # Options that change a run and have no column of their own.
 OVERRIDES = ("hardening", "pgd_step", "client_rate", "server_rate")
 SECURE_OVERRIDES = ("drop_out", "neighbours")
@@ -201,4 +200,4 @@ def is_secure(options: Options, algorithm: str) -> bool:
 def _threshold(options, dataset):
     if options.convergence is None:
         return None
-    return options.convergence or CONVERGED[dataset]
+    return options.convergence or DATASETS[dataset].converged

@@ -1,5 +1,6 @@
 """Data sets, through TFDS's real builders on small files in the original formats."""
 
+import dataclasses
 import functools
 import gzip
 import http.server
@@ -19,13 +20,10 @@ import pytest
 
 from fl.data import __main__ as command_line
 from fl.data import datasets, tfds_builders
+from fl.data.catalogue import DATASETS, Bundled
+from fl.simulation.models import CLASSES, MODELS
 
 TRAIN, TEST = 40, 20
-SHAPES = {
-    "fashion_mnist": (28, 28, 1),
-    "cifar10": (32, 32, 3),
-    "svhn_cropped": (32, 32, 3),
-}
 FASHION_MNIST_RAW = Path(
     os.environ.get("FL_FASHION_MNIST_RAW", "/usr/share/datasets/fashion-mnist")
 )
@@ -36,7 +34,7 @@ def draw(name):
     rng = np.random.default_rng(sum(name.encode()))
     return {
         split: (
-            rng.integers(0, 256, (count, *SHAPES[name]), dtype=np.uint8),
+            rng.integers(0, 256, (count, *DATASETS[name].image_shape), dtype=np.uint8),
             rng.permutation(np.arange(count) % 10).astype(np.uint8),
         )
         for split, count in (("train", TRAIN), ("test", TEST))
@@ -157,9 +155,15 @@ def data_dir(cifar, tmp_path):
 def offline(monkeypatch):
     """Have nothing answer where the original files are looked for."""
     monkeypatch.setenv("no_proxy", "*")
-    for name, source in tfds_builders.SOURCES.items():
-        unreachable = source._replace(url="http://127.0.0.1:1/")
-        monkeypatch.setitem(tfds_builders.SOURCES, name, unreachable)
+    for name in WRITERS:
+        move_source(monkeypatch, name, "http://127.0.0.1:1/")
+
+
+def move_source(monkeypatch, name, url):
+    """Look for a data set's original files elsewhere."""
+    entry = DATASETS[name]
+    moved = dataclasses.replace(entry, source=entry.source._replace(url=url))
+    monkeypatch.setitem(DATASETS, name, moved)
 
 
 # Names and digits
@@ -176,6 +180,37 @@ def test_aliases(alias, name):
 def test_unknown_name_lists_the_choices():
     with pytest.raises(ValueError, match=r"imagenet.*digits, fashion_mnist, cifar10, svhn_cropped"):
         datasets.load("imagenet")
+
+
+def test_a_new_data_set_is_one_entry(monkeypatch, tmp_path, capsys):
+    arrays = {f"{split}_images": np.zeros((3, 4, 5, 1), np.uint8) for split in ("train", "test")}
+    arrays |= {f"{split}_labels": np.arange(3, dtype=np.int32) for split in ("train", "test")}
+    entry = dataclasses.replace(
+        DATASETS["digits"],
+        source=Bundled("a package", lambda: arrays),
+        classes=("cat", "dog", "eel"),
+        image_shape=(4, 5, 1),
+        aliases=("pets",),
+    )
+    monkeypatch.setitem(DATASETS, "animals", entry)
+    assert datasets.load("pets").name == "animals"
+    assert command_line.main(["list", "--data-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split(maxsplit=1) == [
+        *("animals", "comes with a package"),
+    ]
+    wrong = dataclasses.replace(entry, image_shape=(5, 4, 1))
+    monkeypatch.setitem(DATASETS, "animals", wrong)
+    with pytest.raises(datasets.DatasetUnavailableError, match="not the images"):
+        datasets.load("pets")
+
+
+def test_what_is_known_about_data_sets_fits_together():
+    names = [*DATASETS, *(alias for entry in DATASETS.values() for alias in entry.aliases)]
+    assert len(names) == len(set(names)), "each name stands for one data set"
+    for entry in DATASETS.values():
+        assert len(entry.classes) == CLASSES
+        assert set(entry.trained) == set(MODELS)
+        assert all(0 < accuracy < 1 for accuracy in (entry.converged, *entry.trained.values()))
 
 
 def test_digits_are_scikit_learns_with_doubled_pixels():
@@ -254,8 +289,7 @@ def test_download_takes_what_is_needed_and_is_quiet(tmp_path, monkeypatch, capfd
     with Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
         url = f"http://127.0.0.1:{server.server_port}/"
-        source = tfds_builders.SOURCES["svhn_cropped"]._replace(url=url)
-        monkeypatch.setitem(tfds_builders.SOURCES, "svhn_cropped", source)
+        move_source(monkeypatch, "svhn_cropped", url)
         monkeypatch.setattr(svhn, "URL", url)
         monkeypatch.setenv("no_proxy", "*")
         dataset = datasets.load("svhn_cropped", tmp_path / "data")
@@ -272,7 +306,7 @@ def test_checksums_are_those_that_tfds_registered(tmp_path):
     import tensorflow_datasets as tfds
 
     for name in ("cifar10", "svhn_cropped"):  # Fashion-MNIST's are of the unpacked content
-        source = tfds_builders.SOURCES[name]
+        source = DATASETS[name].source
         registered = tfds.builder(name, data_dir=tmp_path).url_infos
         for file_name, checksum in source.files.items():
             assert registered[source.url + file_name].checksum == checksum
@@ -310,6 +344,7 @@ def test_cache_of_something_else_is_rebuilt(data_dir):
         arrays | {"train_labels": arrays["train_labels"][1:]},
         arrays | {"test_labels": arrays["test_labels"] + 1},
         arrays | {"test_images": arrays["test_images"].astype(np.float32)},
+        arrays | {"test_images": arrays["test_images"][:, 1:]},
     ):
         np.savez(cache, **wrong)
         assert same(datasets.load("cifar10", data_dir), intact)
@@ -392,7 +427,7 @@ def test_unavailable_data_say_what_to_do(name, tmp_path, capfd):
     assert time.perf_counter() - started < 5  # TFDS would retry for minutes
     message = str(caught.value)
     assert f"python -m fl.data prepare {name} --raw DIR --data-dir" in message
-    assert all(file_name in message for file_name in tfds_builders.SOURCES[name].files)
+    assert all(file_name in message for file_name in DATASETS[name].source.files)
     assert ("dataset-fashion-mnist" in message) == (name == "fashion_mnist")
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())
@@ -408,7 +443,7 @@ def test_command_line_prepares(cifar, tmp_path, capsys):
     assert "is prepared already: delete" in capsys.readouterr().out
     assert command_line.main(["list", "--data-dir", str(tmp_path)]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert tuple(lines) == datasets.NAMES
+    assert list(lines) == list(DATASETS)
     assert lines["cifar10"] == f"cached in {tmp_path / 'fl_cache' / 'cifar10.npz'}"
 
 

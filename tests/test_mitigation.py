@@ -229,17 +229,13 @@ def test_wrong_options_exit_with_a_sentence_that_names_them(tmp_path):
     assert_refused(FOLDER, tmp_path / "results.csv", refused)
 
 
-@pytest.mark.parametrize(
-    ("shape", "labels", "sentence"),
-    [
-        ((28, 28, 1), (0, 1, 2, 3), "no training image of class 7"),
-        ((2, 28, 1), (0, 3, 7, 9), "images of at least 3x9 pixels, got 2x28"),
-    ],
-)
-def test_data_sets_that_cannot_be_attacked_are_refused(kept, tmp_path, shape, labels, sentence):
+def test_data_sets_that_cannot_be_attacked_are_refused(kept, tmp_path):
     cache = tmp_path / "fl_cache"
     cache.mkdir()
-    images, classes = np.zeros((40, *shape), np.uint8), np.resize(labels, 40).astype(np.int32)
+    images, classes = (
+        np.zeros((40, 28, 28, 1), np.uint8),
+        np.resize(np.arange(4), 40).astype(np.int32),
+    )
     arrays = {"train_images": images, "train_labels": classes}
     arrays |= {"test_images": images, "test_labels": classes}
     np.savez(cache / "fashion_mnist.npz", **arrays)
@@ -247,7 +243,7 @@ def test_data_sets_that_cannot_be_attacked_are_refused(kept, tmp_path, shape, la
     done = python(kept, "main.py", "--results", tmp_path / "results.csv", *words)
     assert done.returncode == 2
     assert "argument -d/--dataset: " in done.stderr
-    assert sentence in done.stderr
+    assert "no training image of class 7" in done.stderr
     assert "Traceback" not in done.stderr
 
 

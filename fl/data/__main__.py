@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from fl.data import datasets, tfds_builders
+from fl.data.catalogue import DATASETS, Original
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -13,7 +14,8 @@ def _parser() -> argparse.ArgumentParser:
     preparing = commands.add_parser(
         "prepare", help="prepare a data set from its original files, without a network"
     )
-    preparing.add_argument("name", help=", ".join(tfds_builders.SOURCES))
+    original = [name for name, entry in DATASETS.items() if isinstance(entry.source, Original)]
+    preparing.add_argument("name", help=", ".join(original))
     preparing.add_argument("--raw", required=True, metavar="DIR", help="holds the original files")
     preparing.add_argument(
         "--unchecked", action="store_true", help="accept files that differ from the originals"
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     data_dir = datasets.resolve_dir(options.data_dir)
     if options.command == "list":
-        for name in datasets.NAMES:
+        for name in DATASETS:
             print(f"{name:<13} {datasets.where(name, data_dir)}")
         return 0
     try:

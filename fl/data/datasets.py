@@ -1,7 +1,8 @@
 """Named data sets as uint8 arrays.
 
-`digits` comes with scikit-learn. The others are TensorFlow Datasets' own: read from its data
-directory, downloaded by it, or prepared there from the original files:
+`catalogue` says which there are. `digits` comes with scikit-learn. The others are TensorFlow
+Datasets' own: read from its data directory, downloaded by it, or prepared there from the original
+files:
 
     python -m fl.data prepare fashion_mnist --raw /usr/share/datasets/fashion-mnist
 
@@ -19,56 +20,48 @@ from typing import NamedTuple
 import numpy as np
 
 from fl.data import tfds_builders
+from fl.data.catalogue import DATASETS, Bundled, aliases
 from fl.data.tfds_builders import DatasetUnavailableError
-
-NAMES = ("digits", "fashion_mnist", "cifar10", "svhn_cropped")
-ALIASES = {
-    "mnist": "fashion_mnist",  # as the published commands call it
-    "fmnist": "fashion_mnist",
-    "cifar": "cifar10",
-    "svhn": "svhn_cropped",
-}
-CLASSES = 10
 
 
 class Dataset(NamedTuple):
     """A data set in memory. Sample order is fixed, see `load`."""
 
-    name: str  # canonical name
+    name: str  # in `DATASETS`
     train_images: np.ndarray  # uint8 [samples, height, width, channels]
-    train_labels: np.ndarray  # int32 [samples], 0..9
+    train_labels: np.ndarray  # int32 [samples], 0 to classes - 1
     test_images: np.ndarray  # uint8 [samples, height, width, channels]
-    test_labels: np.ndarray  # int32 [samples], 0..9
+    test_labels: np.ndarray  # int32 [samples], 0 to classes - 1
     scale: float  # the pixel value that stands for 1.0
 
 
 def canonical_name(name: str) -> str:
-    """Return a data set's name in `NAMES`, given that or an alias.
+    """Return a data set's name in `DATASETS`, given that or an alias.
 
     Args:
-      name: a name of `NAMES` or `ALIASES`.
+      name: a data set's name or alias.
 
     Raises:
       ValueError: there is no such data set.
     """
-    name = ALIASES.get(name, name)
-    if name not in NAMES:
-        aliases = ", ".join(f"{alias} = {known}" for alias, known in ALIASES.items())
-        raise ValueError(f"no data set {name!r}: choose from {', '.join(NAMES)} ({aliases})")
+    name = aliases().get(name, name)
+    if name not in DATASETS:
+        also = ", ".join(f"{alias} = {known}" for alias, known in aliases().items())
+        raise ValueError(f"no data set {name!r}: choose from {', '.join(DATASETS)} ({also})")
     return name
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     """Load a data set, downloading or decoding it where that has not been done yet.
 
-    Samples come in the same order everywhere. `digits`: as scikit-learn stores them. The others:
-    as TensorFlow Datasets stores them, which is not the order of the original files but a shuffle
-    of it, fixed by each sample's position.
+    Samples come in the same order everywhere: as the package that brings them along stores them, or
+    as TensorFlow Datasets does, which is not the order of the original files but a shuffle of it,
+    fixed by each sample's position.
 
     Args:
-      name: a name of `NAMES` or `ALIASES`.
+      name: a data set's name or alias.
       data_dir: TFDS's data directory; None is TFDS's default, `$TFDS_DATA_DIR` or
-        `~/tensorflow_datasets`. Not used for `digits`.
+        `~/tensorflow_datasets`. Not used for what a package brings along.
 
     Raises:
       ValueError: there is no such data set.
@@ -76,15 +69,16 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         how to supply them.
     """
     name = canonical_name(name)
-    if name == "digits":
-        return _digits()
+    entry = DATASETS[name]
+    if isinstance(entry.source, Bundled):
+        return _checked(Dataset(name, **entry.source.load(), scale=entry.scale))
     data_dir = resolve_dir(data_dir)
     cache = _cache_path(name, data_dir)
     dataset = _read_cache(name, cache, data_dir)
     if dataset is None:
         if tfds_builders.prepared_dir(name, data_dir) is None:
             _download(name, data_dir)
-        dataset = _checked(Dataset(name, **tfds_builders.read(name, data_dir), scale=255.0))
+        dataset = _checked(Dataset(name, **tfds_builders.read(name, data_dir), scale=entry.scale))
         _write_cache(dataset, cache)
     return dataset
 
@@ -98,19 +92,20 @@ def prepare(
     """Let TFDS prepare a data set from its original files in a local folder.
 
     Args:
-      name: a name of `NAMES` or `ALIASES` other than `digits`.
+      name: a data set's name or alias, not of one that a package brings along.
       raw_dir: folder that holds the original files.
       data_dir: TFDS's data directory, as in `load`; made if missing. What is prepared in it
         already stays.
       unchecked: accept files that differ from the originals.
 
     Raises:
-      ValueError: there is no such data set, or it is `digits`.
+      ValueError: there is no such data set, or a package brings it along.
       DatasetUnavailableError: a file is missing or not the original, or TFDS fails.
     """
     name = canonical_name(name)
-    if name == "digits":
-        raise ValueError("digits comes with scikit-learn: there is nothing to prepare")
+    source = DATASETS[name].source
+    if isinstance(source, Bundled):
+        raise ValueError(f"{name} comes with {source.package}: there is nothing to prepare")
     tfds_builders.prepare(name, Path(raw_dir).expanduser(), resolve_dir(data_dir), unchecked)
 
 
@@ -121,17 +116,6 @@ def cache_dir(data_dir: str | Path | None = None) -> Path:
       data_dir: TFDS's data directory, as in `load`.
     """
     return resolve_dir(data_dir) / "fl_cache"
-
-
-def _digits() -> Dataset:
-    """Load scikit-learn's 8x8 digits, each pixel repeated 2x2, the last 20 % as test set."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = bunch.images.astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)[..., None]
-    labels = bunch.target.astype(np.int32)
-    cut = len(labels) * 4 // 5
-    return Dataset("digits", images[:cut], labels[:cut], images[cut:], labels[cut:], scale=16.0)
 
 
 def resolve_dir(data_dir: str | Path | None) -> Path:
@@ -145,7 +129,7 @@ def _download(name: str, data_dir: Path) -> None:
     try:
         tfds_builders.download(name, data_dir)
     except DatasetUnavailableError as error:
-        source = tfds_builders.SOURCES[name]
+        source = DATASETS[name].source
         is_default = data_dir == resolve_dir(None)
         option = "" if is_default else f" --data-dir {shlex.quote(str(data_dir))}"
         raise DatasetUnavailableError(
@@ -159,18 +143,21 @@ def _download(name: str, data_dir: Path) -> None:
 
 def _checked(dataset: Dataset) -> Dataset:
     """Return a data set whose arrays are as `Dataset` says, or raise DatasetUnavailableError."""
+    entry = DATASETS[dataset.name]
+    classes = len(entry.classes)
     for images, labels in (
         (dataset.train_images, dataset.train_labels),
         (dataset.test_images, dataset.test_labels),
     ):
         if not (
-            (images.dtype, images.ndim, labels.dtype) == (np.uint8, 4, np.int32)
+            (images.dtype, labels.dtype) == (np.uint8, np.int32)
+            and images.shape[1:] == entry.image_shape
             and labels.shape == images.shape[:1] != (0,)
             and labels.min() >= 0
-            and labels.max() < CLASSES
+            and labels.max() < classes
         ):
             raise DatasetUnavailableError(
-                f"these are not the images and the {CLASSES} classes of {dataset.name}: images"
+                f"these are not the images and the {classes} classes of {dataset.name}: images"
                 f" {images.dtype} {images.shape}, labels {labels.dtype} {labels.shape}"
             )
     return dataset
@@ -189,7 +176,7 @@ def _read_cache(name: str, cache: Path, data_dir: Path) -> Dataset | None:
             if info.stat().st_mtime_ns > cache.stat().st_mtime_ns:
                 return None
         with cache.open("rb") as file, np.load(file) as arrays:
-            return _checked(Dataset(name, **arrays, scale=255.0))
+            return _checked(Dataset(name, **arrays, scale=DATASETS[name].scale))
     except Exception:  # a damaged file can make NumPy raise almost anything
         return None
 
@@ -216,8 +203,9 @@ def _write_cache(dataset: Dataset, cache: Path) -> None:
 
 def where(name: str, data_dir: Path) -> str:
     """Say where `load` would find a data set."""
-    if name == "digits":
-        return "comes with scikit-learn"
+    source = DATASETS[name].source
+    if isinstance(source, Bundled):
+        return f"comes with {source.package}"
     cache = _cache_path(name, data_dir)
     if cache.exists():
         return f"cached in {cache}"

@@ -18,9 +18,10 @@ import urllib.error
 import urllib.request
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+
+from fl.data.catalogue import DATASETS
 
 PROBE_SECONDS = 10
 SPLITS = ("train", "test")
@@ -28,52 +29,6 @@ SPLITS = ("train", "test")
 
 class DatasetUnavailableError(RuntimeError):
     """A data set is neither here nor to be had; the message says what to do."""
-
-
-class Source(NamedTuple):
-    """Where a data set comes from."""
-
-    url: str  # folder of the original files
-    files: dict[str, str]  # original file name -> SHA-256, see `_sha256`
-    hint: str = ""  # an easier way to the files
-
-
-SOURCES = {
-    "fashion_mnist": Source(
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        {
-            "train-images-idx3-ubyte.gz": (
-                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
-            ),
-            "train-labels-idx1-ubyte.gz": (
-                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"
-            ),
-            "t10k-images-idx3-ubyte.gz": (
-                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"
-            ),
-            "t10k-labels-idx1-ubyte.gz": (
-                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
-            ),
-        },
-        "Debian's and Ubuntu's package dataset-fashion-mnist installs them under"
-        " /usr/share/datasets/fashion-mnist.",
-    ),
-    "cifar10": Source(
-        "https://www.cs.toronto.edu/~kriz/",
-        {
-            "cifar-10-binary.tar.gz": (
-                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-            ),
-        },
-    ),
-    "svhn_cropped": Source(
-        "http://ufldl.stanford.edu/housenumbers/",
-        {
-            "train_32x32.mat": "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
-            "test_32x32.mat": "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
-        },
-    ),
-}
 
 
 def prepared_dir(name: str, data_dir: Path) -> Path | None:
@@ -97,7 +52,7 @@ def prepare(name: str, raw_dir: Path, data_dir: Path, unchecked: bool = False) -
 
     Args:
       name: canonical name of a TFDS data set.
-      raw_dir: folder that holds the original files, `SOURCES[name].files`.
+      raw_dir: folder that holds the original files.
       data_dir: TFDS's data directory, made if missing. What is prepared in it already stays.
       unchecked: accept files that differ from the originals.
 
@@ -178,7 +133,7 @@ def _samples(builder, split: str):
 
 def _check_raw_files(name: str, raw_dir: Path, unchecked: bool) -> None:
     """Raise unless a folder holds the original files."""
-    for file_name, checksum in SOURCES[name].files.items():
+    for file_name, checksum in DATASETS[name].source.files.items():
         path = raw_dir / file_name
         if not path.is_file():
             raise DatasetUnavailableError(
@@ -192,7 +147,7 @@ def _check_raw_files(name: str, raw_dir: Path, unchecked: bool) -> None:
 
 
 def _raw_files_sentence(name: str) -> str:
-    source = SOURCES[name]
+    source = DATASETS[name].source
     files = ", ".join(source.files)
     sentence = f"The original files of {name} are {files}, from {source.url}."
     return f"{sentence} {source.hint}".rstrip()
@@ -214,7 +169,7 @@ def _sha256(path: Path) -> str:
 
 def _probe(name: str) -> None:
     """Raise unless the originals' host answers: TFDS itself would retry for minutes."""
-    source = SOURCES[name]
+    source = DATASETS[name].source
     url = source.url + next(iter(source.files))
     try:
         with urllib.request.urlopen(url, timeout=PROBE_SECONDS):
@@ -243,7 +198,7 @@ def _build(name: str, data_dir: Path, raw_dir: Path | None = None, download_dir=
             builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
             split_generators = builder._split_generators
             builder._split_generators = lambda manager: _wanted(
-                split_generators(_RawFiles(manager, SOURCES[name].files, raw_dir))
+                split_generators(_RawFiles(manager, DATASETS[name].source.files, raw_dir))
             )
             config = tfds.download.DownloadConfig(try_download_gcs=False)
             builder.download_and_prepare(download_dir=download_dir, download_config=config)

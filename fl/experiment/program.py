@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fl import __version__
-from fl.data import datasets, partition, sampling
+from fl.data import catalogue, datasets, partition, sampling
 from fl.experiment import results
 from fl.experiment.options import choice, number, option
 from fl.simulation import engine, models, run, training
@@ -28,10 +28,10 @@ class CommonOptions:
 
     dataset: tuple[str, ...] = option(
         ("digits",),
-        "data sets: " + ", ".join(datasets.NAMES) + " (default: digits)",
+        "data sets: " + ", ".join(catalogue.DATASETS) + " (default: digits)",
         "-d",
         nargs="+",
-        type=choice(datasets.NAMES, datasets.ALIASES),
+        type=choice(catalogue.DATASETS, catalogue.aliases()),
     )
     model: tuple[str, ...] = option(
         ("lenet",),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from fl.data.catalogue import DATASETS
 from fl.experiment.summary import in_order
 
 # Plots and tables list algorithms, data sets and models in this order.
@@ -17,10 +18,7 @@ DISPLAY_NAMES = {
     "fedadam": "FedAdam",
     "secadam": "SecAdam",
     "secadam_fedadam": "SecAdam + FedAdam",
-    "digits": "Digits",
-    "fashion_mnist": "Fashion-MNIST",
-    "cifar10": "CIFAR-10",
-    "svhn_cropped": "SVHN",
+    **{name: entry.title for name, entry in DATASETS.items()},
     "softmax": "Softmax",
     "lenet": "LeNet-300-100",
     "cnn1": "CNN1",
