@@ -1,0 +1,225 @@
+"""How many computations of a kind, such as clients or attacks on them, are mapped onto hardware.
+
+The members of a mapping are computed either *side by side*, vmapped along a leading axis, or
+*unrolled*, one after the other within compiled code, a group of them at a time:
+
+* On CPU, gradients of convolutions leave XLA's fast path within compiled loops, and their weight
+  gradients become slow grouped convolutions when vmapped: both are several times slower. Unrolled,
+  with loops in Python, they do not.
+* On GPU, members side by side make a few large kernels, and compiled loops save dispatches.
+
+`python -m fl.bench` measures it. Whoever uses a `Mapper` is written once for both.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial, reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fl.simulation.hardware import cores
+
+PyTree = Any
+
+# Members compiled into one function when unrolled: enough to keep two and more cores busy, few
+# enough to keep compiling short.
+GROUP = 10
+UNROLLED, VMAP = "unrolled", "vmap"
+MAPPINGS = (UNROLLED, VMAP)
+
+
+def default_mapping() -> str:
+    """The mapping that `fl.bench` found fastest on the present backend."""
+    return UNROLLED if jax.default_backend() == "cpu" else VMAP
+
+
+def is_convolutional(params: PyTree) -> bool:
+    """Whether a model with these parameters has convolutions."""
+    return any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
+
+
+def group_size(params: PyTree) -> int:
+    """How many members to compile into one function when unrolled.
+
+    Args:
+        params: of the model that each of them differentiates.
+    """
+    # XLA takes turns between them even on a single core, where nothing is gained by it, and where
+    # the large intermediates of convolutions drive one another out of the cache.
+    return 1 if is_convolutional(params) and cores() == 1 else GROUP
+
+
+class Same(NamedTuple):
+    """Members that are all equal."""
+
+    value: PyTree
+
+
+class Mapper(NamedTuple):
+    """Maps functions over members.
+
+    What is mapped over is one of: a list with a pytree for each member (unrolled); a pytree stacked
+    [member, ...]; `Same`; None.
+
+    Attributes:
+        vmapped: whether members are computed side by side. Then everything here can be traced, and
+            is to be compiled by the caller; else it is compiled here, in groups.
+        group: members of a compiled group, when unrolled.
+    """
+
+    vmapped: bool
+    group: int = GROUP
+
+    def repeat(self, tree: PyTree, count: int) -> PyTree:
+        """Members with a copy of a pytree each, to be given up later."""
+        if self.vmapped:
+            return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, 0), tree)
+        return [jax.tree.map(jnp.copy, tree) for _ in range(count)]
+
+    def same(self, tree: PyTree, count: int) -> PyTree:
+        """Members that share a pytree."""
+        return Same(tree) if self.vmapped else [tree] * count
+
+    def take(self, members: PyTree, chosen) -> PyTree:
+        """Some members; those chosen are distinct, ascending, and all if as many as there are."""
+        if not self.vmapped:
+            return [members[int(number)] for number in chosen]
+        return self._if_some(members, chosen, lambda leaf: leaf[chosen], members)
+
+    def put(self, members: PyTree, chosen, new: PyTree) -> PyTree:
+        """Members, with those chosen replaced by new ones."""
+        if not self.vmapped:
+            replaced = list(members)
+            for number, one in zip(chosen, new, strict=True):
+                replaced[int(number)] = one
+            return replaced
+        return self._if_some(members, chosen, lambda leaf, own: leaf.at[chosen].set(own), new, new)
+
+    def _if_some(self, members, chosen, function, otherwise, *rest):
+        counts = {len(leaf) for leaf in jax.tree.leaves(members)}
+        return otherwise if counts <= {len(chosen)} else jax.tree.map(function, members, *rest)
+
+    def copy(self, members: PyTree) -> PyTree:
+        """Copies that stay when the members are given up."""
+        return jax.tree.map(jnp.copy, members)
+
+    def stacked(self, members: PyTree) -> PyTree:
+        """Members stacked [member, ...]."""
+        return members if self.vmapped else stack(members)
+
+    def compile(self, function: Callable, **settings: Any) -> Callable:
+        """Compile what is no mapping, where the caller does not compile all of it."""
+        return function if self.vmapped else jax.jit(function, **settings)
+
+    def loop(self, body: Callable, carry: PyTree, count: int) -> PyTree:
+        """Repeat (number, carry) -> carry; the first time stands outside of a compiled loop."""
+        if not self.vmapped:
+            return reduce(lambda carry, number: body(number, carry), range(count), carry)
+        return lax.fori_loop(1, count, body, body(0, carry)) if count else carry
+
+    def map(self, function: Callable) -> Callable:
+        """As `jax.vmap`, for use in compiled code: all members at once, whatever the group."""
+        if self.vmapped:
+            return jax.vmap(function)
+        return lambda *stacks: stack([function(*each) for each in _members(stacks)])
+
+    def sum(self, function: Callable) -> Callable:
+        """As `map`, with the results added up."""
+        if self.vmapped:
+            return lambda *stacks: jax.tree.map(lambda x: x.sum(0), jax.vmap(function)(*stacks))
+        return lambda *stacks: add_up([function(*each) for each in _members(stacks)])
+
+    def unzip(self, members: PyTree) -> tuple:
+        """Members that are tuples -> a tuple of members."""
+        return members if self.vmapped else tuple(map(list, zip(*members, strict=True)))
+
+    def accumulate(self, function: Callable) -> Callable:
+        """Map over members who contribute to a total, and keep something.
+
+        Args:
+            function: (shared, kept, *given) -> (to collect, to add up, kept), of one member.
+
+        Returns:
+            (shared, kept, total, *given) -> (total, kept), where `kept` and all that is given are
+            members, and the total, (collected [member, ...], sum), starts as `nothing`. Total and
+            kept are given up.
+        """
+        if self.vmapped:
+            return partial(_side_by_side, function)
+        return partial(_in_groups, _compiled_group(function), self.group)
+
+    def nothing(self, collect: PyTree, add: PyTree, count: int) -> tuple[PyTree, PyTree]:
+        """The total over no members, where a member's contributions are shaped like these."""
+        return jax.tree.map(
+            lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), collect
+        ), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), add)
+
+
+def groups(count: int, size: int) -> Iterator[slice]:
+    """Cut members into groups."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def add_up(trees: list[PyTree]) -> PyTree:
+    """Add pytrees up. On CPU several times faster than a sum over a stacked leading axis."""
+    return reduce(partial(jax.tree.map, jnp.add), trees)
+
+
+def stack(trees: list[PyTree]) -> PyTree:
+    """Stack pytrees along a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def member(members: PyTree, number: int) -> PyTree:
+    """One of some members."""
+    if isinstance(members, (list, tuple)) and not hasattr(members, "_fields"):
+        return members[number]
+    return jax.tree.map(lambda leaf: leaf[number], members)
+
+
+def _members(stacks):
+    """Members of several mappings side by side, (one of each) for each."""
+    count = len(jax.tree.leaves(stacks[0])[0])
+    return [tuple(member(stack, number) for stack in stacks) for number in range(count)]
+
+
+def _side_by_side(function, shared, kept, total, *given):
+    axes = [None if isinstance(each, Same) else 0 for each in given]
+    given = [each.value if isinstance(each, Same) else each for each in given]
+    collected, added, kept = jax.vmap(function, (None, 0, *axes))(shared, kept, *given)
+    added = jax.tree.map(lambda before, each: before + each.sum(0), total[1], added)
+    return (collected, added), kept
+
+
+# Runs that differ in their seed alone share what is compiled.
+@lru_cache
+def _compiled_group(function):
+    def group(shared, kept, total, first, *given):
+        done = [
+            function(shared, own, *(member(each, place) for each in given))
+            for place, own in enumerate(kept)
+        ]
+        some, added, kept = zip(*done, strict=True)
+        collected = jax.tree.map(
+            lambda all_, *own: lax.dynamic_update_slice_in_dim(all_, jnp.stack(own), first, 0),
+            *(total[0], *some),
+        )
+        return (collected, add_up([*added, total[1]])), kept
+
+    return jax.jit(group, donate_argnums=(1, 2))
+
+
+def _in_groups(compiled, size, shared, kept, total, *given):
+    kept = list(kept)
+    for members in groups(len(kept), size):
+        # A list of pytrees is cut as such, a stacked pytree along its leaves.
+        some = [
+            tuple(each[members])
+            if isinstance(each, list)
+            else jax.tree.map(lambda leaf, members=members: leaf[members], each)
+            for each in given
+        ]
+        total, kept[members] = compiled(shared, tuple(kept[members]), total, members.start, *some)
+    return total, kept
