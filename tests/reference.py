@@ -95,75 +95,56 @@ def mean(vectors):
     return sum(vectors) / len(vectors)
 
 
-# Every algorithm: (task, minibatches, local steps) -> (w, the clients' optimizers).
+# A round: (task, w, the optimizers of the clients that take part, their minibatches) -> w.
 
 
-def fedavg(task, minibatches, _):
-    """McMahan et al. 2017."""
-    w, clients = task.w, [SGD(0.1) for _ in minibatches[0]]
-    for this_round in minibatches:
-        updates = []
-        for client, batches in zip(clients, this_round, strict=True):
-            w_i = task.train(client, w, batches)
-            updates.append(w - w_i)
-        w = w - mean(updates)
-    return w, clients
+def averaged(task, w, clients, this_round, server=None):
+    """Clients send how far they went; the server steps along the mean of it."""
+    server = server or SGD(1)
+    updates = [
+        w - task.train(client, w, batches)
+        for client, batches in zip(clients, this_round, strict=True)
+    ]
+    return server.step(w, mean(updates))
 
 
-def adam(task, minibatches, _):
-    """FedAvg whose clients run Adam."""
-    w, clients = task.w, [Adam(0.001) for _ in minibatches[0]]
-    for this_round in minibatches:
-        updates = []
-        for client, batches in zip(clients, this_round, strict=True):
-            w_i = task.train(client, w, batches)
-            updates.append(w - w_i)
-        w = w - mean(updates)
-    return w, clients
-
-
-def fedadam(task, minibatches, _):
-    """Reddi et al. 2021: Adam at the server, the mean update its gradient."""
-    w, clients, server = task.w, [SGD(0.1) for _ in minibatches[0]], Adam(0.01)
-    for this_round in minibatches:
-        updates = []
-        for client, batches in zip(clients, this_round, strict=True):
-            w_i = task.train(client, w, batches)
-            updates.append(w - w_i)
-        w = server.step(w, mean(updates))
-    return w, clients
-
-
-def secadam(task, minibatches, _):
+def secadam_round(task, w, clients, this_round, server=None):
     """Clients send their moments; the server learns the ratio of the sums alone."""
-    w, clients, server = task.w, [Adam(0.001) for _ in minibatches[0]], SGD(0.001)
-    return _secadam(task, minibatches, w, clients, server)
+    server, first, second = server or SGD(0.001), [], []
+    for client, batches in zip(clients, this_round, strict=True):
+        task.train(client, w, batches)
+        first.append(client.m_hat)
+        second.append(client.v_hat + EPSILON**2)
+    return server.step(w, mean(first) / jnp.sqrt(mean(second)))
 
 
-def secadam_fedadam(task, minibatches, local_steps):
-    """SecAdam with Adam at the server, decaying as the clients do over a whole round."""
-    w, clients = task.w, [Adam(0.001) for _ in minibatches[0]]
-    server = Adam(0.001, b1=0.9**local_steps, b2=0.999**local_steps)
-    return _secadam(task, minibatches, w, clients, server)
+ROUNDS = {"adam": averaged, "secadam": secadam_round}
 
 
-def _secadam(task, minibatches, w, clients, server):
-    for this_round in minibatches:
-        first, second = [], []
-        for client, batches in zip(clients, this_round, strict=True):
-            task.train(client, w, batches)
-            first.append(client.m_hat)
-            second.append(client.v_hat + EPSILON**2)
-        u = mean(first) / jnp.sqrt(mean(second))
-        w = server.step(w, u)
-    return w, clients
+def algorithm(client, server, one_round):
+    """Say how all rounds go: (task, minibatches, local steps) -> (w, the clients' optimizers)."""
+
+    def run(task, minibatches, local_steps):
+        w, clients, serving = task.w, [client() for _ in minibatches[0]], server(local_steps)
+        for this_round in minibatches:
+            w = one_round(task, w, clients, this_round, serving)
+        return w, clients
+
+    return run
+
+
+def _sgd():
+    return SGD(0.1)
+
+
+def _adam():
+    return Adam(0.001)
 
 
 ALGORITHMS = {
-    "fedavg": fedavg,
-    "secagg": fedavg,
-    "adam": adam,
-    "fedadam": fedadam,
-    "secadam": secadam,
-    "secadam_fedadam": secadam_fedadam,
+    "fedavg": algorithm(_sgd, lambda _: SGD(1), averaged),
+    "adam": algorithm(_adam, lambda _: SGD(1), averaged),
+    "fedadam": algorithm(_sgd, lambda _: Adam(0.01), averaged),
+    "secadam": algorithm(_adam, lambda _: SGD(0.001), secadam_round),
+    "secadam_fedadam": algorithm(_adam, lambda e: Adam(0.001, 0.9**e, 0.999**e), secadam_round),
 }

@@ -11,13 +11,18 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fl.simulation import pooling
 from fl.simulation.algorithms import (
     ALGORITHMS,
     ALIASES,
+    Broadcast,
     Moments,
     adam,
+    build,
     fedadam,
     fedavg,
+    fedprox,
+    scaffold,
     secadam,
     secadam_fedadam,
     secagg,
@@ -44,22 +49,20 @@ def mean(trees):
 
 def take_steps(algorithm, w, state, gradients):
     """Let a client take local steps along given gradients -> (message, state)."""
-    local = w
+    received, local = algorithm.broadcast(w, algorithm.init_server(w)), w
     for gradient in gradients:
-        update, state = algorithm.client_optimizer.update(gradient, state, local)
-        local = optax.apply_updates(local, update)
-    return algorithm.message(w, local, state), state
+        local, state = algorithm.local_step(received, local, state, gradient)
+    return algorithm.message(received, local, state)
 
 
 def send(algorithm, w, gradients):
     """As `take_steps`, of a client that has just come."""
-    return take_steps(algorithm, w, algorithm.client_optimizer.init(w), gradients)[0]
+    return take_steps(algorithm, w, algorithm.init_client(w), gradients)[0]
 
 
 def step_server(algorithm, w, state, message):
-    gradient = algorithm.pseudo_gradient(message)
-    update, state = algorithm.server_optimizer.update(gradient, state, w)
-    return optax.apply_updates(w, update), state
+    step, state = algorithm.server_step(w, state, message, 1.0)
+    return optax.apply_updates(w, step), state
 
 
 def assert_close(got, want, rtol=1e-12, atol=1e-15):
@@ -86,7 +89,7 @@ class TestFedAvg:
 
         algorithm = fedavg()
         messages = [send(algorithm, w, [jax.grad(loss)(w, target)]) for target in targets]
-        got, _ = step_server(algorithm, w, algorithm.server_optimizer.init(w), mean(messages))
+        got, _ = step_server(algorithm, w, algorithm.init_server(w), mean(messages))
         g = jax.grad(lambda w: sum(loss(w, target) for target in targets) / clients)(w)
         assert_close(got, jax.tree.map(lambda w, g: w - 0.1 * g, w, g), 1e-10)
 
@@ -106,7 +109,7 @@ class TestFedAvg:
     def test_takes_the_mean_update_off_the_parameters(self, build):
         rng = np.random.default_rng(0)
         w, message, algorithm = draw(rng), draw(rng), build()
-        state = algorithm.server_optimizer.init(w)
+        state = algorithm.init_server(w)
         for _ in range(3):  # the same in every round
             got, state = step_server(algorithm, w, state, message)
             assert_close(got, jax.tree.map(jnp.subtract, w, message))
@@ -115,7 +118,7 @@ class TestFedAvg:
         rng = np.random.default_rng(0)
         w, g, algorithm = draw(rng), draw(rng), fedavg(client_rate=0.3, server_rate=0.5)
         message = send(algorithm, w, [g])
-        got, _ = step_server(algorithm, w, algorithm.server_optimizer.init(w), message)
+        got, _ = step_server(algorithm, w, algorithm.init_server(w), message)
         assert_close(got, jax.tree.map(lambda w, g: w - 0.5 * 0.3 * g, w, g))
 
 
@@ -130,7 +133,7 @@ class TestServersAdam:
             algorithm = secadam_fedadam(local_steps=local_steps)
             by_hand = reference.Adam(0.001, B1**local_steps, B2**local_steps)
         w = draw(rng)
-        expected, state = w["kernel"], algorithm.server_optimizer.init(w)
+        expected, state = w["kernel"], algorithm.init_server(w)
         for _ in range(5):
             message = draw(rng)
             u = message["kernel"]
@@ -145,7 +148,7 @@ class TestServersAdam:
         rng = np.random.default_rng(0)
         w, algorithm = draw(rng), fedadam()
         message = draw(rng)
-        got, _ = step_server(algorithm, w, algorithm.server_optimizer.init(w), message)
+        got, _ = step_server(algorithm, w, algorithm.init_server(w), message)
         assert_close(got, jax.tree.map(lambda w, g: w - 0.01 * jnp.sign(g), w, message), 1e-4, 1e-5)
 
 
@@ -163,7 +166,7 @@ class TestSecAdam:
     def test_moments_live_on_from_round_to_round(self):
         rng = np.random.default_rng(0)
         algorithm, gradients = secadam(), [draw(rng) for _ in range(6)]
-        state = algorithm.client_optimizer.init(draw(rng))
+        state = algorithm.init_client(draw(rng))
         for number in range(3):  # rounds of two steps, each from other parameters
             message, state = take_steps(algorithm, draw(rng), state, gradients[2 * number :][:2])
         m, v = moments_by_hand([gradient["kernel"] for gradient in gradients])
@@ -174,11 +177,10 @@ class TestSecAdam:
         rng = np.random.default_rng(0)
         algorithm, gradients, by_hand = secadam(), [draw(rng) for _ in range(4)], reference.Adam(1)
         local = start = draw(rng)
-        state = algorithm.client_optimizer.init(start)
+        state = algorithm.init_client(start)
         expected = start["kernel"]
         for gradient in gradients:
-            update, state = algorithm.client_optimizer.update(gradient, state, local)
-            local = optax.apply_updates(local, update)
+            local, state = algorithm.local_step(Broadcast(start), local, state, gradient)
             by_hand.rate = 0.001
             expected = by_hand.step(expected, gradient["kernel"])
         np.testing.assert_allclose(local["kernel"], expected, 1e-10)
@@ -195,7 +197,7 @@ class TestSecAdam:
         rng = np.random.default_rng(seed)
         w, algorithm = draw(rng), secadam()
         messages = [Moments(draw(rng), jax.tree.map(jnp.square, draw(rng))) for _ in range(clients)]
-        state = algorithm.server_optimizer.init(w)
+        state = algorithm.init_server(w)
         got, _ = step_server(algorithm, w, state, mean(messages))
         for name in SHAPES:
             m = sum(message.m[name] for message in messages) / clients
@@ -205,7 +207,7 @@ class TestSecAdam:
     def test_the_ratio_of_the_means_is_not_the_mean_of_the_ratios(self):
         one, other = (jax.tree.map(jnp.ones_like, draw(np.random.default_rng(0))) for _ in range(2))
         sent = [Moments(one, one), Moments(other, jax.tree.map(lambda leaf: 9 * leaf, other))]
-        u = secadam().pseudo_gradient(mean(sent))
+        u = secadam().reveal(mean(sent))
         np.testing.assert_allclose(u["bias"], 1 / 5**0.5)  # and not (1 + 1/3) / 2
 
     @given(seeds)
@@ -221,7 +223,7 @@ class TestSecAdam:
             )
             for message in sent
         ]
-        u, same = (algorithm.pseudo_gradient(mean(messages)) for messages in (sent, masked))
+        u, same = (algorithm.reveal(mean(messages)) for messages in (sent, masked))
         assert_close(same, u, 1e-10)
 
     @pytest.mark.parametrize("rounds", [1, 5])
@@ -232,7 +234,7 @@ class TestSecAdam:
         w = start = jax.tree.map(lambda leaf: leaf.astype(float_type), draw(rng))
         dead = np.zeros((3, 2), bool)
         dead[1] = True
-        client, server = algorithm.client_optimizer.init(w), algorithm.server_optimizer.init(w)
+        client, server = algorithm.init_client(w), algorithm.init_server(w)
         for _ in range(rounds):
             g = jax.tree.map(lambda leaf: leaf.astype(float_type), draw(rng))
             g["kernel"] = jnp.where(dead, 0, g["kernel"])
@@ -261,16 +263,20 @@ class TestSecAdam:
         np.testing.assert_allclose(message.v["kernel"], v * (1 - B2**steps) + 1e-8, 1e-10)
 
 
-class TestOneStepShortcut:
-    @pytest.mark.parametrize("build", [fedavg, secagg, fedadam, secadam, secadam_fedadam, RAW])
+class TestMeanClient:
+    """See `pooling`."""
+
+    @pytest.mark.parametrize(
+        "build", [fedavg, secagg, fedadam, fedprox, secadam, secadam_fedadam, RAW]
+    )
     @settings(max_examples=6)
     @given(seed=seeds, clients=st.integers(1, 4))
     def test_is_the_mean_of_the_messages(self, build, seed, clients):
         rng = np.random.default_rng(seed)
         algorithm = build()
-        w, shortcut = draw(rng), algorithm.one_step
-        states = [algorithm.client_optimizer.init(w)] * clients
-        pooled = shortcut.init(w)
+        w, shortcut = draw(rng), pooling.find(algorithm)
+        states = [algorithm.init_client(w)] * clients
+        pooled = algorithm.init_client(w)
         for _ in range(4):
             w = draw(rng)  # the server may do what it likes in between
             gradients = [draw(rng, spread) for spread in rng.uniform(0.01, 10, clients)]
@@ -286,8 +292,119 @@ class TestOneStepShortcut:
             for one, other in zip(*map(jax.tree.leaves, (message, expected)), strict=True):
                 np.testing.assert_allclose(one, other, 1e-10, 1e-14)
 
-    def test_adam_has_none_since_its_update_is_not_linear(self):
-        assert adam().one_step is None
+    @pytest.mark.parametrize("build", [adam, scaffold])
+    def test_there_is_none_where_clients_keep_what_is_not_linear(self, build):
+        assert pooling.find(build()) is None
+
+    def test_there_is_none_for_messages_that_are_not_linear(self):
+        def sign_descent(received, local, state, gradient):
+            return jax.tree.map(lambda w, g: w - 0.1 * jnp.sign(g), local, gradient), state
+
+        assert pooling.find(fedavg()._replace(local_step=sign_descent)) is None
+
+
+class TestFedProx:
+    def test_is_fedavg_on_the_loss_and_the_distance_from_w(self):
+        """Closed form: g + mu (w_i - w) is the gradient of loss + mu / 2 |w_i - w|^2."""
+        rng = np.random.default_rng(0)
+        w, gradients, mu = draw(rng), [draw(rng) for _ in range(3)], 0.7
+        received, local, state = Broadcast(w), w, fedprox(proximity=mu).init_client(w)
+        expected = w["kernel"]
+        for gradient in gradients:
+            local, state = fedprox(proximity=mu).local_step(received, local, state, gradient)
+
+            def objective(w_i, g=gradient["kernel"]):
+                return jnp.sum(g * w_i) + mu / 2 * jnp.sum((w_i - w["kernel"]) ** 2)
+
+            expected = expected - 0.1 * jax.grad(objective)(expected)
+        np.testing.assert_allclose(local["kernel"], expected, 1e-12)
+
+    def test_stays_at_the_proximal_point(self):
+        """Many steps along a constant gradient end at w - g / mu, however many they are."""
+        rng = np.random.default_rng(0)
+        w, g = draw(rng), draw(rng)
+        algorithm = fedprox(proximity=2.0)
+        message = send(algorithm, w, [g] * 300)
+        assert_close(message, jax.tree.map(lambda g: g / 2, g), 1e-9)
+
+    def test_without_proximity_is_fedavg(self):
+        rng = np.random.default_rng(0)
+        w, gradients = draw(rng), [draw(rng) for _ in range(3)]
+        assert_close(send(fedprox(proximity=0.0), w, gradients), send(fedavg(), w, gradients))
+
+
+class TestScaffold:
+    """Clients with quadratic losses |w - a_i|^2 / 2, whose gradients are w - a_i."""
+
+    def run(self, algorithm, rounds, local_steps, cohort, targets):
+        w = draw(np.random.default_rng(0))
+        server, clients = algorithm.init_server(w), [algorithm.init_client(w) for _ in targets]
+        for number in range(rounds):
+            received, messages = algorithm.broadcast(w, server), []
+            taking_part = cohort(number)
+            for client in taking_part:
+                local, own = w, clients[client]
+                for _ in range(local_steps):
+                    gradient = jax.tree.map(jnp.subtract, local, targets[client])
+                    local, own = algorithm.local_step(received, local, own, gradient)
+                message, clients[client] = algorithm.message(received, local, own)
+                messages.append(message)
+            share = len(taking_part) / len(targets)
+            step, server = algorithm.server_step(w, server, mean(messages), share)
+            w = optax.apply_updates(w, step)
+        return w, server, clients
+
+    def test_first_round_is_fedavgs(self):
+        rng = np.random.default_rng(1)
+        targets = [draw(rng) for _ in range(3)]
+        got, *_ = self.run(scaffold(local_steps=4), 1, 4, lambda _: range(3), targets)
+        want, *_ = self.run(fedavg(), 1, 4, lambda _: range(3), targets)
+        assert_close(got, want, 1e-12)
+
+    def test_control_variates_are_mean_gradients_of_the_local_steps(self):
+        rng = np.random.default_rng(1)
+        targets = [draw(rng) for _ in range(3)]
+        _, server, clients = self.run(scaffold(local_steps=4), 1, 4, lambda _: range(3), targets)
+        start = draw(np.random.default_rng(0))
+        for own, target in zip(clients, targets, strict=True):
+            # w - a shrinks by 0.9 a step.
+            expected = jax.tree.map(
+                lambda w, a: (w - a) * (1 + 0.9 + 0.9**2 + 0.9**3) / 4, start, target
+            )
+            assert_close(own, expected, 1e-10)
+        assert_close(server, mean(clients), 1e-10)
+
+    def test_server_control_stays_the_mean_of_all_clients_under_partial_participation(self):
+        rng = np.random.default_rng(1)
+        targets = [draw(rng) for _ in range(5)]
+        _, server, clients = self.run(
+            scaffold(local_steps=2), 7, 2, lambda number: [number % 5, (number + 2) % 5], targets
+        )
+        assert_close(server, mean(clients), 1e-10)
+
+    def test_finds_the_optimum_where_fedavg_drifts(self):
+        """Losses of unequal curvature: FedAvg's fixed point is not the minimum, SCAFFOLD's is."""
+        curvatures, targets = (1.0, 9.0), (-1.0, 1.0)
+        optimum = sum(c * a for c, a in zip(curvatures, targets, strict=True)) / sum(curvatures)
+
+        def end(algorithm):
+            w = jnp.zeros(1)
+            server, clients = algorithm.init_server(w), [algorithm.init_client(w)] * 2
+            for _ in range(400):
+                received, messages = algorithm.broadcast(w, server), []
+                for client, (curvature, target) in enumerate(zip(curvatures, targets, strict=True)):
+                    local, own = w, clients[client]
+                    for _ in range(5):
+                        gradient = curvature * (local - target)
+                        local, own = algorithm.local_step(received, local, own, gradient)
+                    message, clients[client] = algorithm.message(received, local, own)
+                    messages.append(message)
+                step, server = algorithm.server_step(w, server, mean(messages), 1.0)
+                w = w + step
+            return float(w[0])
+
+        assert abs(end(scaffold(local_steps=5)) - optimum) < 1e-6
+        assert abs(end(fedavg()) - optimum) > 0.05
 
 
 class TestNames:
@@ -299,10 +416,19 @@ class TestNames:
             "secagg",
             "secadam",
             "secadam_fedadam",
+            "fedprox",
+            "scaffold",
         }
 
     def test_published_names_are_aliases(self):
         assert ALIASES == {"sgd": "fedavg", "ours": "secadam", "oursfedadam": "secadam_fedadam"}
+
+    def test_an_algorithm_is_told_the_local_steps_if_it_depends_on_them(self):
+        rng = np.random.default_rng(0)
+        w, gradients = draw(rng), [draw(rng)] * 2
+        one, two = (send(build("scaffold", local_steps=steps), w, gradients) for steps in (1, 2))
+        assert_close(one.control, jax.tree.map(lambda leaf: 2 * leaf, two.control))
+        assert_close(send(build("fedavg", local_steps=2), w, gradients), one.update)
 
     def test_secure_aggregation_is_asked_for_where_privacy_rests_on_it(self):
         secure = {name for name, build in ALGORITHMS.items() if build().secure}

@@ -7,6 +7,7 @@ import pytest
 
 from fl.data.sampling import MinibatchSampler
 from fl.simulation import algorithms, checkpoint, engine, pgd, run
+from fl.simulation.mapping import MAPPINGS
 from fl.simulation.models import MODELS
 from fl.simulation.rounds import Work
 from fl.simulation.training import Samples, sample_losses
@@ -35,7 +36,7 @@ def make(algorithm="fedavg", mapping=None, **rates):
     work = Work(algorithms.ALGORITHMS[algorithm](**rates), losses, pgd.pgd(losses, 1e-3))
     params = model.init(jax.random.key(0), samples.take(np.arange(1))[0])
     sampler = MinibatchSampler(np.array_split(np.arange(40), CLIENTS), BATCH, [500] * CLIENTS)
-    return engine.start(work, params, samples, sampler.weights.shape, 1, mapping), sampler
+    return engine.start(work, params, samples, CLIENTS, 1, mapping), sampler
 
 
 def weight_sum(params):
@@ -58,7 +59,7 @@ def test_evaluates_every_few_rounds_and_after_the_last_one():
     assert outcome.stopped is None
 
 
-@pytest.mark.parametrize("mapping", engine.MAPPINGS)
+@pytest.mark.parametrize("mapping", MAPPINGS)
 def test_loss_in_the_history_is_that_of_its_round(mapping):
     federation, sampler = make(mapping=mapping)
     _, losses = federation.run(federation.state, sampler.draw(9, 1))
@@ -102,7 +103,7 @@ def test_parameters_that_overflow_in_the_last_round_count_as_diverged():
     assert outcome.history == []
 
 
-@pytest.mark.parametrize("mapping", engine.MAPPINGS)
+@pytest.mark.parametrize("mapping", MAPPINGS)
 def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
     monkeypatch.setattr(engine, "SCANNED", 2)

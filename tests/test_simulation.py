@@ -15,8 +15,9 @@ import reference
 from jax.flatten_util import ravel_pytree
 
 from fl.data.sampling import MinibatchSampler, Schedule
-from fl.simulation import engine, models, pgd, rounds, training
-from fl.simulation.algorithms import ALGORITHMS
+from fl.simulation import algorithms, engine, models, pgd, training
+from fl.simulation import mapping as mapping_module
+from fl.simulation.mapping import MAPPINGS, UNROLLED, VMAP, default_mapping
 from fl.simulation.rounds import State, Work
 from fl.simulation.training import Samples
 
@@ -28,14 +29,9 @@ ETA = 0.1  # far larger than the experiments', so that hardening shows
 RAGGED = (9, 2, 4, 17, 1)
 # More than one group of the engine's own size, and a remainder.
 GROUPS = RAGGED * 4 + (12, 1, 2)
-LOOP, *VMAPPED = engine.MAPPINGS
 
 
-def name(mapping):
-    return f"{mapping.clients}-{mapping.rounds}"
-
-
-each_mapping = pytest.mark.parametrize("mapping", engine.MAPPINGS, ids=name)
+each_mapping = pytest.mark.parametrize("mapping", MAPPINGS)
 # The states of clients that take several steps are kept in any case.
 each_work = pytest.mark.parametrize(
     ("local_steps", "keep_clients"),
@@ -99,8 +95,7 @@ class Outcome(NamedTuple):
 @cache  # runs of the same work share what is compiled
 def work(model, algorithm, local_steps):
     losses = training.sample_losses(models.MODELS[model]())
-    options = {"local_steps": local_steps} if algorithm == "secadam_fedadam" else {}
-    return Work(ALGORITHMS[algorithm](**options), losses, pgd.pgd(losses, ETA))
+    return Work(algorithms.build(algorithm, local_steps), losses, pgd.pgd(losses, ETA))
 
 
 def start(
@@ -118,7 +113,7 @@ def start(
         work(case.model, algorithm, local_steps)._replace(**(hooks or {})),
         case.params() if params is None else params,
         case.samples(),
-        sampler.weights.shape,
+        len(case.held),
         local_steps,
         mapping,
         keep_clients,
@@ -181,20 +176,16 @@ def assert_same_bits(one, other):
 @pytest.fixture
 def small_groups(monkeypatch):
     """Make a few clients several groups: compiling ten of them takes long."""
-    monkeypatch.setattr(engine, "GROUP", 2)
+    monkeypatch.setattr(mapping_module, "GROUP", 2)
 
 
 @pytest.mark.usefixtures("double_precision", "small_groups")
 class TestAgreesWithTheReference:
-    # That looping over rounds does what scanning them does, the tests of dense models show.
-    @pytest.mark.parametrize("mapping", [LOOP, VMAPPED[-1]], ids=name)
+    @each_mapping
     @pytest.mark.parametrize("local_steps", [1, 3])
-    @pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"secagg"}))
+    @pytest.mark.parametrize("algorithm", sorted(set(reference.ALGORITHMS) - {"secagg"}))
     def test_every_algorithm(self, algorithm, local_steps, mapping):
         check(Case("softmax", held=(9, 2, 4, 1)), algorithm, local_steps, mapping)
-
-    def test_secure_aggregation_changes_nothing(self):
-        check(Case("softmax", held=(9, 2, 4, 1)), "secagg", 1, LOOP)
 
     @each_mapping
     @each_work
@@ -204,9 +195,9 @@ class TestAgreesWithTheReference:
     @pytest.mark.parametrize(
         ("algorithm", "local_steps", "mapping"),
         [
-            ("fedavg", 1, LOOP),
-            ("secadam", 1, VMAPPED[-1]),
-            ("secadam", 3, LOOP),
+            ("fedavg", 1, UNROLLED),
+            ("secadam", 1, VMAP),
+            ("secadam", 3, UNROLLED),
         ],
     )
     def test_convolutional_model(self, algorithm, local_steps, mapping):
@@ -214,38 +205,24 @@ class TestAgreesWithTheReference:
 
     def test_convolutional_model_with_layer_norm(self):
         case = Case("cnn2", held=(5, 9), shape=(4, 4, 3))
-        check(case, "secadam", 1, VMAPPED[-1])
+        check(case, "secadam", 1, VMAP)
 
     @each_mapping
     def test_a_single_client(self, mapping):
         check(Case("softmax", held=(5,)), "secadam", 1, mapping)
 
-    @pytest.mark.parametrize("algorithm", ["fedavg", "secadam"])
-    def test_groups_whose_clients_are_pooled_in_cohorts(self, algorithm):
-        # The engine does this with convolutional models alone, which take long to compile.
-        case = Case("softmax")
-        way = rounds.pooled_in_groups(work("softmax", algorithm, 1), group=3, cohort=2)
-        state, _, sampler = start(case, algorithm, 1, LOOP)
-        state = state._replace(clients=way.init_clients(state.params, len(RAGGED)))
-        losses, samples = [], case.samples()
-        indices, weights, _ = sampler.draw(ROUNDS, 1)
-        for minibatches in indices:
-            state, loss = way.one_round(state, samples, minibatches, weights, None)
-            losses.append(loss)
-        assert_close(outcome(state, np.array(losses)), expected(case, algorithm, 1))
-
     def test_groups_of_the_engines_own_size(self, monkeypatch):
         monkeypatch.undo()
-        assert len(GROUPS) > 2 * engine.GROUP
-        assert len(GROUPS) % engine.GROUP
-        check(Case("softmax", held=GROUPS), "secadam", 1, LOOP)
+        assert len(GROUPS) > 2 * mapping_module.GROUP
+        assert len(GROUPS) % mapping_module.GROUP
+        check(Case("softmax", held=GROUPS), "secadam", 1, UNROLLED)
 
 
 def test_agrees_with_the_reference_in_single_precision(small_groups):
     case = Case("lenet", held=(9, 3, 4))  # a third is not exact in float32
     # A GPU's default would be to multiply in fewer bits.
     with jax.default_matmul_precision("highest"):
-        check(case, "secadam", 1, engine.default_mapping(), rtol=1e-4, atol=2e-5)
+        check(case, "secadam", 1, default_mapping(), rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.usefixtures("double_precision", "small_groups")
@@ -263,6 +240,52 @@ def test_kept_clients_are_each_clients_own(local_steps, mapping):
         assert count == theirs.t == ROUNDS * local_steps
         np.testing.assert_allclose(m, theirs.m, 1e-9, 1e-12)
         np.testing.assert_allclose(v, theirs.v, 1e-9, 1e-12)
+
+
+def some_of(schedule, chosen):
+    """The schedule with those clients alone who are chosen in each round, [round][cohort]."""
+    chosen = np.asarray(chosen, np.int32)
+    indices = np.take_along_axis(schedule.indices, chosen[:, :, None, None], axis=1)
+    return schedule._replace(clients=chosen, indices=indices)
+
+
+@pytest.mark.usefixtures("double_precision", "small_groups")
+class TestPartialParticipation:
+    case, chosen = Case("softmax"), [[0, 2, 4], [1, 2, 3], [0, 1, 4]]
+
+    @each_mapping
+    @pytest.mark.parametrize("local_steps", [1, 3])
+    @pytest.mark.parametrize("algorithm", ["secadam", "adam"])
+    def test_a_cohort_trains_as_a_federation_of_its_own(self, algorithm, local_steps, mapping):
+        """Nobody else exists in a round; states go on where they were left."""
+        task, parts = _task(self.case, jnp.zeros(()).dtype), self.case.parts()
+        drawn = reference.draw_minibatches(parts, BATCH, self.case.seeds(), 3, local_steps)
+        task.losses.clear()
+        one_round, optimizers = reference.ROUNDS[algorithm], {}
+        w = task.w
+        for number, cohort in enumerate(self.chosen):
+            clients = [optimizers.setdefault(i, reference.Adam(0.001)) for i in cohort]
+            w = one_round(task, w, clients, [drawn[number][i] for i in cohort])
+        state, run, sampler = start(self.case, algorithm, local_steps, mapping, keep_clients=True)
+        state, losses = run(state, some_of(sampler.draw(3, local_steps), self.chosen))
+        np.testing.assert_allclose(ravel_pytree(state.params)[0], w, 1e-9, 1e-10)
+        np.testing.assert_allclose(losses, np.reshape(task.losses, (3, -1)).mean(1), 1e-9)
+        counts = engine.client_states(state)[0].count
+        assert counts.tolist() == [local_steps * sum(i in c for c in self.chosen) for i in range(5)]
+
+    @each_mapping
+    def test_the_server_is_told_the_share_and_clients_what_it_broadcasts(self, mapping):
+        state, run, sampler = start(self.case, "scaffold", 2, mapping, keep_clients=True)
+        state, _ = run(state, some_of(sampler.draw(3, 2), self.chosen))
+        own = engine.client_states(state)
+        for control, theirs in zip(*map(jax.tree.leaves, (state.server, own)), strict=True):
+            assert np.abs(control).max() > 1e-3
+            np.testing.assert_allclose(control, theirs.mean(0), 1e-9, 1e-12)
+
+    def test_a_mean_client_cannot_rest(self):
+        state, run, sampler = start(self.case, "secadam", 1)
+        with pytest.raises(ValueError, match="keep_clients"):
+            run(state, some_of(sampler.draw(3, 1), self.chosen))
 
 
 def brighten(images, key):
@@ -285,8 +308,8 @@ def test_what_clients_draw_themselves_does_not_depend_on_the_mapping(local_steps
         case = Case("softmax", held=(9, 2, 4))
         return simulate(case, "fedavg", local_steps, mapping, calls=(3,), hooks=hooks, seed=seed)
 
-    assert_close(run(LOOP, 0), run(VMAPPED[0], 0))
-    assert np.abs(run(LOOP, 0).w - run(LOOP, 1).w).max() > 1e-3
+    assert_close(run(UNROLLED, 0), run(VMAP, 0))
+    assert np.abs(run(UNROLLED, 0).w - run(UNROLLED, 1).w).max() > 1e-3
 
 
 @pytest.mark.usefixtures("small_groups")
@@ -341,33 +364,33 @@ def test_runs_of_the_same_work_do_not_mix(mapping, small_groups):
     assert_same_bits(run(Case("softmax")), first)
 
 
-@pytest.mark.parametrize(
-    "mapping", [("unrolled", "scan"), ("pmap", "loop"), engine.Mapping("vmap", "while")]
-)
+@pytest.mark.parametrize("mapping", ["pmap", "scan"])
 def test_an_unknown_mapping_is_refused(mapping):
     with pytest.raises(ValueError, match="unknown mapping"):
         start(Case("softmax"), "fedavg", 1, mapping)
 
 
-@pytest.mark.parametrize("shape", [(0, 5, 1, 4), (2, 5, 3, 4), (2, 4, 1, 4)])
+@pytest.mark.parametrize("shape", [(0, 5, 1, 4), (2, 5, 3, 4), (2, 6, 1, 4), (2, 0, 1, 4)])
 def test_minibatches_for_another_federation_are_refused(shape):
     state, run, _ = start(Case("softmax"), "fedavg", 1)
-    schedule = Schedule(np.zeros(shape, np.int32), np.ones((shape[1], BATCH), np.float32))
+    clients = np.tile(np.arange(shape[1]), (shape[0], 1))
+    weights = np.ones((5, BATCH), np.float32)
+    schedule = Schedule(clients, np.zeros(shape, np.int32), weights)
     with pytest.raises(ValueError, match="5 clients and 1 local steps"):
         run(state, schedule)
 
 
 def test_a_mapping_is_chosen_where_none_is_given(small_groups):
-    assert engine.default_mapping() in engine.MAPPINGS
+    assert default_mapping() in MAPPINGS
     got = simulate(Case("softmax"), "secadam", 1, calls=(7,))
-    want = simulate(Case("softmax"), "secadam", 1, engine.default_mapping(), calls=(7,))
+    want = simulate(Case("softmax"), "secadam", 1, default_mapping(), calls=(7,))
     assert_same_bits(got, want)
 
 
 # Runs in a process of its own, since the number of devices is fixed when JAX starts.
 SHARDED = """
 import jax
-from test_simulation import LOOP, VMAPPED, Case, assert_close, simulate
+from test_simulation import UNROLLED, VMAP, Case, assert_close, simulate
 
 def devices_of(tree):
     return {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(tree)}
@@ -376,21 +399,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 assert jax.device_count() == 2
 case = Case("softmax", held=(9, 2, 4, 1))
 for steps in (1, 3):
-    alone = simulate(case, "secadam", steps, LOOP)
+    alone = simulate(case, "secadam", steps, UNROLLED)
     assert devices_of(alone.state) == {1}
-    for mapping in VMAPPED:
-        got = simulate(case, "secadam", steps, mapping)
-        assert_close(got, alone)
-        assert devices_of(got.state) == {2}, (steps, mapping)
-        if steps > 1:  # there is no shortcut: each device holds its own clients alone
-            for leaf in jax.tree.leaves(got.clients):
-                shards = sorted(leaf.addressable_shards, key=lambda shard: shard.device.id)
-                assert [shard.index[0] for shard in shards] == [slice(0, 2), slice(2, 4)]
+    got = simulate(case, "secadam", steps, VMAP)
+    assert_close(got, alone)
+    assert devices_of(got.state) == {2}, steps
+    if steps > 1:  # there is no shortcut: each device holds its own clients alone
+        for leaf in jax.tree.leaves(got.clients):
+            shards = sorted(leaf.addressable_shards, key=lambda shard: shard.device.id)
+            assert [shard.index[0] for shard in shards] == [slice(0, 2), slice(2, 4)]
 
 # Three clients cannot be shared out equally.
 case = Case("softmax", held=(9, 2, 4))
-got = simulate(case, "secadam", 1, VMAPPED[-1])
-assert_close(got, simulate(case, "secadam", 1, LOOP))
+got = simulate(case, "secadam", 1, VMAP)
+assert_close(got, simulate(case, "secadam", 1, UNROLLED))
 assert devices_of(got.state) == {1}
 print("agreed")
 """

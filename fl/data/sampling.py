@@ -12,42 +12,23 @@ def run_seed(seed: int) -> int:
     return round(seed * math.pi) + 500
 
 
-class Conduct(NamedTuple):
-    """How clients depart from the protocol in some rounds; honest ones do not.
-
-    It is data: rounds of honest clients alone run the same compiled code as others.
-
-    Attributes:
-        scale: float32 [client], what a client multiplies its message by; 1 for honest ones.
-        hardens: bool [client], whether it hardens its minibatches; True for honest ones.
-        forgets: bool [client], whether its optimizer state is set back after each of these rounds
-            to what it was before; False for honest ones.
-    """
-
-    scale: np.ndarray
-    hardens: np.ndarray
-    forgets: np.ndarray
-
-    @classmethod
-    def honest(cls, clients: int) -> "Conduct":
-        """Nobody departs from the protocol."""
-        return cls(np.ones(clients, np.float32), np.ones(clients, bool), np.zeros(clients, bool))
-
-
 class Schedule(NamedTuple):
-    """What clients do in some rounds: their minibatches, and perhaps their conduct.
+    """What clients do in some rounds.
 
     Attributes:
-        indices: int32 [round, client, step, batch], into the training set. Clients that hold fewer
+        clients: int32 [round, cohort], who takes part in each round, in ascending order.
+        indices: int32 [round, cohort, step, batch], into the training set. Clients that hold fewer
             samples than a batch have it filled up with their first sample, at weight 0.
-        weights: float32 [client, batch]. A client's loss is the weighted sum over its minibatch:
-            1 / min(batch, held) for samples, 0 for filling.
-        conduct: None where all clients are honest.
+        weights: float32 [client, batch], of all clients. A client's loss is the weighted sum over
+            its minibatch: 1 / min(batch, held) for samples, 0 for filling.
+        deviates: bool [client], who deviates from the protocol in these rounds, as the work of the
+            federation says; None for nobody.
     """
 
+    clients: np.ndarray
     indices: np.ndarray
     weights: np.ndarray
-    conduct: Conduct | None = None
+    deviates: np.ndarray | None = None
 
 
 class MinibatchSampler:
@@ -90,4 +71,5 @@ class MinibatchSampler:
             for number, step in np.ndindex(rounds, local_steps):
                 drawn = part[rng.choice(len(part), size, replace=False)]
                 indices[number, client, step, :size] = drawn
-        return Schedule(indices, self.weights)
+        everyone = np.arange(len(self._parts), dtype=np.int32)
+        return Schedule(np.tile(everyone, (rounds, 1)), indices, self.weights)

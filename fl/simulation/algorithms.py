@@ -1,21 +1,23 @@
 """The federated algorithms, as pure functions over pytrees.
 
-Each round, every client starts from the global parameters w, takes its local steps with an optax
-optimizer whose state lives on from round to round, and sends a message. The server averages the
-messages, turns the mean into a pseudo-gradient and takes one step of its own optax optimizer
-(FedOpt: Reddi et al. 2021, arXiv:2003.00295). The algorithms differ in these four parts alone:
+Each round, every client receives what the server broadcasts, the global parameters w first of all,
+takes its local steps from w, and sends a message. The server averages the messages and steps. What
+a client keeps, such as the state of its optimizer, lives on from round to round.
 
-=================  ============  =====================  ===================  ====================
-algorithm          client        message                pseudo-gradient      server
-=================  ============  =====================  ===================  ====================
-fedavg, secagg     SGD(0.1)      w - w_i                mean                 SGD(1)
-adam               Adam(0.001)   w - w_i                mean                 SGD(1)
-fedadam            SGD(0.1)      w - w_i                mean                 Adam(0.01)
-secadam            Adam(0.001)   moments m_i, v_i       mean m / sqrt(mean v)  SGD(0.001)
-secadam_fedadam    Adam(0.001)   moments m_i, v_i       mean m / sqrt(mean v)  Adam(0.001)
-=================  ============  =====================  ===================  ====================
+=================  ============  ===================  =====================  ==================
+algorithm          client        message              server learns          server
+=================  ============  ===================  =====================  ==================
+fedavg, secagg     SGD(0.1)      w - w_i              mean                   SGD(1)
+adam               Adam(0.001)   w - w_i              mean                   SGD(1)
+fedadam            SGD(0.1)      w - w_i              mean                   Adam(0.01)
+secadam            Adam(0.001)   moments m_i, v_i     mean m / sqrt(mean v)  SGD(0.001)
+secadam_fedadam    Adam(0.001)   moments m_i, v_i     mean m / sqrt(mean v)  Adam(0.001)
+fedprox            proximal SGD  w - w_i              mean                   SGD(1)
+scaffold           corrected SGD w - w_i, c_i' - c_i  mean of both           SGD(1), control c
+=================  ============  ===================  =====================  ==================
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,12 +28,24 @@ import optax
 
 PyTree = Any
 
-# What messages hold.
-UPDATES, MOMENTS = "updates", "moments"
+# What messages hold: w - w_i, `Moments`, or `Controlled`.
+UPDATES, MOMENTS, CONTROLLED = "updates", "moments", "controlled"
 B1, B2 = 0.9, 0.999
 # Added to the second moments, so that the ratio stays finite where no gradient ever was: the
 # square of the 1e-8 that Adam adds to their root.
 MOMENT_OFFSET = 1e-8**2
+
+
+class Broadcast(NamedTuple):
+    """What the server sends to every client of a round.
+
+    Attributes:
+        params: the global parameters w.
+        extra: what an algorithm sends besides, a pytree; () for nothing.
+    """
+
+    params: PyTree
+    extra: PyTree = ()
 
 
 class Moments(NamedTuple):
@@ -41,45 +55,39 @@ class Moments(NamedTuple):
     v: PyTree
 
 
-class OneStep(NamedTuple):
-    """An exact shortcut for clients that all take one local step in every round.
+class Controlled(NamedTuple):
+    """What a SCAFFOLD client sends: w - w_i, and the change of its control variate."""
 
-    Where a message depends linearly on statistics of the local gradient (g itself, or g and g^2),
-    and so does the optimizer state, their means over clients obey the same recurrence as a single
-    client's. One mean state then stands for all clients' states. It holds only as long as nobody
-    asks for a single client's message or state.
-
-    Attributes:
-        statistics: gradient -> statistics, to be averaged over clients; None where that is the
-            gradient itself, whose mean is the gradient of the mean loss.
-        init: params -> mean client state.
-        message: (mean client state, mean statistics) -> (mean message, mean client state).
-    """
-
-    statistics: Callable | None
-    init: Callable
-    message: Callable
+    update: PyTree
+    control: PyTree
 
 
 class Algorithm(NamedTuple):
     """A federated algorithm.
 
     Attributes:
-        client_optimizer: what a client takes its local steps with.
-        message: (w, w_i, client optimizer state) -> what client i sends.
-        pseudo_gradient: mean message -> the gradient that the server's optimizer is shown.
-        server_optimizer: what the server steps with.
-        one_step: the shortcut for one local step; None where there is none.
-        sends: what a message holds, `UPDATES` (w - w_i) or `MOMENTS` (`Moments`).
+        init_client: params -> what a client keeps from round to round.
+        local_step: (`Broadcast`, local params, client state, gradient) -> (local params, client
+            state).
+        message: (`Broadcast`, local params, client state) -> (what the client sends, client state).
+        init_server: params -> server state.
+        broadcast: (params, server state) -> `Broadcast`.
+        reveal: a message, or the mean of messages -> the pseudo-gradient that it shows the server,
+            shaped like params.
+        server_step: (params, server state, mean message, share of all clients that took part) ->
+            (what to add to the parameters, server state).
+        sends: what a message holds: `UPDATES`, `MOMENTS` or `CONTROLLED`.
         secure: whether the algorithm's promise rests on secure aggregation.
         client_rate: the clients' learning rate, which is public.
     """
 
-    client_optimizer: optax.GradientTransformation
+    init_client: Callable
+    local_step: Callable
     message: Callable
-    pseudo_gradient: Callable
-    server_optimizer: optax.GradientTransformation
-    one_step: OneStep | None
+    init_server: Callable
+    broadcast: Callable
+    reveal: Callable
+    server_step: Callable
     sends: str
     secure: bool
     client_rate: float
@@ -87,20 +95,17 @@ class Algorithm(NamedTuple):
 
 def fedavg(client_rate: float = 0.1, server_rate: float = 1.0) -> Algorithm:
     """FedAvg (McMahan et al. 2017, arXiv:1602.05629): w <- w - mean of (w - w_i)."""
-    client = optax.sgd(client_rate)
-    return _averaging(client, optax.sgd(server_rate), _linear(client), client_rate)
+    return _fedopt(optax.sgd(client_rate), optax.sgd(server_rate), client_rate)
 
 
 def adam(client_rate: float = 0.001, server_rate: float = 1.0) -> Algorithm:
     """FedAvg whose clients run Adam (Kingma and Ba 2015, arXiv:1412.6980)."""
-    client = optax.adam(client_rate, B1, B2)
-    return _averaging(client, optax.sgd(server_rate), None, client_rate)
+    return _fedopt(optax.adam(client_rate, B1, B2), optax.sgd(server_rate), client_rate)
 
 
 def fedadam(client_rate: float = 0.1, server_rate: float = 0.01) -> Algorithm:
     """FedAdam (Reddi et al. 2021, arXiv:2003.00295): Adam at the server, on the mean update."""
-    client = optax.sgd(client_rate)
-    return _averaging(client, optax.adam(server_rate, B1, B2), _linear(client), client_rate)
+    return _fedopt(optax.sgd(client_rate), optax.adam(server_rate, B1, B2), client_rate)
 
 
 def secagg(client_rate: float = 0.1, server_rate: float = 1.0) -> Algorithm:
@@ -122,21 +127,8 @@ def secadam(
         offset: added to every entry of v, at least 0.
         bias_correction: whether clients send bias-corrected moments, as the paper has it.
     """
-    send = partial(_sent, offset=offset, bias_correction=bias_correction)
-    return Algorithm(
-        client_optimizer=optax.adam(client_rate, B1, B2),
-        message=lambda w, w_i, state: send(state[0]),
-        pseudo_gradient=_ratio,
-        server_optimizer=optax.sgd(server_rate),
-        one_step=OneStep(
-            statistics=lambda g: Moments(g, jax.tree.map(jnp.square, g)),
-            init=optax.scale_by_adam(B1, B2).init,
-            message=partial(_mean_moments, send),
-        ),
-        sends=MOMENTS,
-        secure=True,
-        client_rate=client_rate,
-    )
+    server = optax.sgd(server_rate)
+    return _secadam(client_rate, server, offset, bias_correction)
 
 
 def secadam_fedadam(
@@ -154,40 +146,92 @@ def secadam_fedadam(
         local_steps: E, the steps of a round; the server decays by 0.9^E and 0.999^E.
     """
     server = optax.adam(server_rate, B1**local_steps, B2**local_steps)
-    return secadam(client_rate, server_rate, offset)._replace(server_optimizer=server)
+    return _secadam(client_rate, server, offset)
 
 
-def _averaging(client, server, one_step, client_rate):
-    return Algorithm(
-        client_optimizer=client,
-        message=lambda w, w_i, _: jax.tree.map(jnp.subtract, w, w_i),
-        pseudo_gradient=lambda mean: mean,
-        server_optimizer=server,
-        one_step=one_step,
-        sends=UPDATES,
-        secure=False,
-        client_rate=client_rate,
-    )
+def fedprox(
+    client_rate: float = 0.1, server_rate: float = 1.0, proximity: float = 0.01
+) -> Algorithm:
+    """FedProx (Li et al. 2020, arXiv:1812.06127): clients pay for leaving w.
+
+    Args:
+        client_rate: learning rate of the clients' SGD, above 0.
+        server_rate: step along the mean update, above 0.
+        proximity: mu, at least 0; a client minimises its loss plus mu / 2 |w_i - w|^2.
+    """
+    plain = fedavg(client_rate, server_rate)
+
+    def local_step(received, local, state, gradient):
+        pull = jax.tree.map(lambda w_i, w: proximity * (w_i - w), local, received.params)
+        return plain.local_step(received, local, state, optax.tree.add(gradient, pull))
+
+    return plain._replace(local_step=local_step)
 
 
-def _linear(client):
-    """The shortcut of an optimizer whose update is linear in the gradient."""
+def scaffold(client_rate: float = 0.1, server_rate: float = 1.0, local_steps: int = 1) -> Algorithm:
+    """SCAFFOLD (Karimireddy et al. 2020, arXiv:1910.06378, algorithm 1, option II).
 
-    def message(state, gradient):
-        update, state = client.update(gradient, state)
-        return jax.tree.map(jnp.negative, update), state
+    Client i keeps a control variate c_i, the server their mean c, which it broadcasts. Local steps
+    follow g - c_i + c; afterwards c_i becomes c_i - c + (w - w_i) / (local_steps * client_rate).
 
-    return OneStep(statistics=None, init=client.init, message=message)
+    Args:
+        client_rate: learning rate of the clients' SGD, above 0.
+        server_rate: step along the mean update, above 0.
+        local_steps: K, the steps of a round.
+    """
+
+    def local_step(received, local, own, gradient):
+        return jax.tree.map(
+            lambda w_i, c_i, c, g: w_i - client_rate * (g - c_i + c),
+            *(local, own, received.extra, gradient),
+        ), own
+
+    def message(received, local, own):
+        update = optax.tree.sub(received.params, local)
+        change = jax.tree.map(
+            lambda c, moved: moved / (local_steps * client_rate) - c, received.extra, update
+        )
+        return Controlled(update, change), optax.tree.add(own, change)
+
+    def server_step(params, control, mean, share):
+        step = optax.tree.scale(-server_rate, mean.update)
+        return step, optax.tree.add_scale(control, share, mean.control)
+
+    zeros = optax.tree.zeros_like
+    reveal = lambda mean: mean.update  # noqa: E731
+    said = (reveal, server_step, CONTROLLED, False, client_rate)
+    return Algorithm(zeros, local_step, message, zeros, Broadcast, *said)
 
 
-def _mean_moments(send, state, statistics):
-    """The mean of all clients' messages after one step, from the means of g and g^2."""
-    state = state._replace(
-        count=state.count + 1,
-        mu=optax.tree.update_moment(statistics.m, state.mu, B1, order=1),
-        nu=optax.tree.update_moment(statistics.v, state.nu, B2, order=1),
-    )
-    return send(state), state
+def _secadam(client_rate, server_optimizer, offset, bias_correction=True):
+    """SecAdam's clients, with an optimizer that the server applies to the ratio."""
+
+    def message(received, local, state):
+        return _sent(state[0], offset, bias_correction), state
+
+    client = optax.adam(client_rate, B1, B2)
+    plain = _fedopt(client, server_optimizer, client_rate, _ratio)
+    return plain._replace(message=message, sends=MOMENTS, secure=True)
+
+
+def _fedopt(client, server, client_rate, reveal=lambda mean: mean):
+    """One optax optimizer at the clients, another at the server (Reddi et al. 2021)."""
+
+    def local_step(received, local, state, gradient):
+        update, state = client.update(gradient, state, local)
+        return optax.apply_updates(local, update), state
+
+    def message(received, local, state):
+        return jax.tree.map(jnp.subtract, received.params, local), state
+
+    def server_step(params, state, mean, share):
+        return server.update(reveal(mean), state, params)
+
+    def broadcast(params, state):
+        return Broadcast(params)
+
+    said = (reveal, server_step, UPDATES, False, client_rate)
+    return Algorithm(client.init, local_step, message, server.init, broadcast, *said)
 
 
 def _sent(state, offset, bias_correction):
@@ -210,6 +254,22 @@ ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
     "secagg": secagg,
     "secadam": secadam,
     "secadam_fedadam": secadam_fedadam,
+    "fedprox": fedprox,
+    "scaffold": scaffold,
 }
 # The published code's names.
 ALIASES = {"sgd": "fedavg", "ours": "secadam", "oursfedadam": "secadam_fedadam"}
+
+
+def build(name: str, local_steps: int = 1, **settings: Any) -> Algorithm:
+    """Build an algorithm.
+
+    Args:
+        name: a key of `ALGORITHMS`.
+        local_steps: of a round, for the algorithms that depend on it.
+        settings: further arguments of the algorithm's function.
+    """
+    builder = ALGORITHMS[name]
+    if "local_steps" in inspect.signature(builder).parameters:
+        builder = partial(builder, local_steps=local_steps)
+    return builder(**settings)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fl.simulation.algorithms import B1, B2, MOMENTS, Algorithm, Broadcast, Moments
+from fl.simulation.algorithms import B1, B2, MOMENTS, Algorithm, Moments
 from fl.simulation.mapping import Mapper, add_up, groups
 from fl.simulation.rounds import Rounds, State, Work, next_key, step_key
 
@@ -53,7 +53,7 @@ def find(algorithm: Algorithm) -> Shortcut | None:
     """The shortcut of an algorithm; None where there is none."""
     if algorithm.sends == MOMENTS:
         return Shortcut(lambda g: Moments(g, jax.tree.map(jnp.square, g)), _moments(algorithm))
-    return Shortcut(None, _linear(algorithm)) if _is_linear(algorithm) else None
+    return Shortcut(None, _descent(algorithm)) if _sends_gradients(algorithm) else None
 
 
 @lru_cache
@@ -122,27 +122,20 @@ def _moments(algorithm):
     return message
 
 
-def _linear(algorithm):
-    """The message of the client whose gradient is the mean; it does not depend on where w is."""
-
+def _descent(algorithm):
     def message(state, gradient):
-        origin = jax.tree.map(jnp.zeros_like, gradient)
-        received = Broadcast(origin)
-        return algorithm.message(received, *algorithm.local_step(received, origin, state, gradient))
+        return optax.tree.scale(algorithm.client_rate, gradient), state
 
     return message
 
 
-def _is_linear(algorithm):
-    """Whether clients keep nothing, and send what is linear in the gradient alone: tried out."""
-    w, *gradients = np.random.default_rng(0).normal(size=(3, 8))
+def _sends_gradients(algorithm):
+    """Whether clients keep nothing, and send their gradient times their rate: tried out."""
+    w, gradient = np.random.default_rng(0).normal(size=(2, 8))
     if jax.tree.leaves(algorithm.init_client(w)):
         return False
-
-    def sent(w, gradient):
-        received = algorithm.broadcast(w, algorithm.init_server(w))
-        state = algorithm.init_client(w)
-        return algorithm.message(received, *algorithm.local_step(received, w, state, gradient))[0]
-
-    parts = [sent(np.zeros_like(w), gradient) for gradient in gradients]
-    return np.allclose(sent(w, sum(gradients)), sum(parts), rtol=1e-5, atol=1e-6)
+    gradient /= algorithm.client_rate  # a step of about 1, whatever the rate
+    received = algorithm.broadcast(w, algorithm.init_server(w))
+    stepped = algorithm.local_step(received, w, algorithm.init_client(w), gradient)
+    sent, _ = algorithm.message(received, *stepped)
+    return np.allclose(sent, algorithm.client_rate * gradient, rtol=1e-5, atol=1e-6)

@@ -1,23 +1,19 @@
-"""Rounds as compiled code: three ways of computing the same thing.
+"""A round of federated learning, as the paper's pseudocode has it.
 
-`unrolled` keeps one state a client and dispatches compiled groups of clients step by step;
-`stacked` keeps the states along a leading axis and vmaps over it, a whole round in one function;
-`pooled` keeps the clients' mean state, where the algorithm's `OneStep` shortcut allows it.
-`engine` chooses among them. Each way is built once for the same work, so that runs which
-differ in their seed alone share what is compiled.
+What clients and server compute is `Work`; how clients are mapped onto hardware is a `Mapper`.
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial, reduce
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 from fl.simulation.algorithms import Algorithm
+from fl.simulation.mapping import Mapper
 from fl.simulation.pgd import Harden
 
 PyTree = Any
@@ -28,9 +24,8 @@ class State(NamedTuple):
 
     Attributes:
         params: the global parameters w.
-        server: state of the server's optimizer.
-        clients: states of the clients' optimizers: a list of one a client when unrolled, stacked
-            [client, ...] when stacked, their mean when pooled.
+        server: what the algorithm's server keeps.
+        clients: what the algorithm's clients keep, as `Mapper` has members.
         key: uint32 [2], from which the random numbers of the rounds to come are drawn.
         memory: what the server's aggregator remembers, see `Aggregator`; () for nothing.
     """
@@ -40,19 +35,6 @@ class State(NamedTuple):
     clients: PyTree
     key: jax.Array
     memory: PyTree = ()
-
-
-class Rounds(NamedTuple):
-    """One way of computing rounds.
-
-    Attributes:
-        init_clients: (params, number of clients) -> `State.clients`.
-        one_round: (state, samples, indices [client, step, batch], weights [client, batch],
-            `fl.data.sampling.Conduct` or None) -> (state, mean loss over clients and steps).
-    """
-
-    init_clients: Callable
-    one_round: Callable
 
 
 class Aggregator(NamedTuple):
@@ -85,6 +67,9 @@ class Work(NamedTuple):
         aggregator: in place of the mean of the messages; None for the mean.
         guard: (the step that the server is about to add to the parameters, key) -> the step that
             it adds; None for as it is.
+        deviate: (message, client state, client state before the round) -> (message, client state):
+            what a client that deviates from the protocol sends and keeps, from what an honest one
+            would; None for the same.
     """
 
     algorithm: Algorithm
@@ -94,352 +79,179 @@ class Work(NamedTuple):
     privatise: Callable | None = None
     aggregator: Aggregator | None = None
     guard: Callable | None = None
-
-    @property
-    def needs_messages(self) -> bool:
-        """Whether single messages matter, which rules the `OneStep` shortcut out."""
-        return self.privatise is not None or self.aggregator is not None
+    deviate: Callable | None = None
 
     def gradient(self, params, images, labels, weights):
         """Weighted sum of the samples' losses, and its gradient with respect to params."""
         return jax.value_and_grad(lambda p: self.losses(p, images, labels) @ weights)(params)
 
-    def local_step(self, params, optimizer_state, images, labels, weights, key, conduct=None):
-        """One minibatch of one client of some conduct -> (params, optimizer state, loss)."""
+    def local_step(self, received, local, state, images, labels, weights, key, deviates=None):
+        """One minibatch of one client -> (local params, client state, loss).
+
+        Clients that deviate do not harden.
+        """
         if self.augment:
             images = self.augment(images, key)
-        hardened = self.harden(params, images, labels)
-        images = hardened if conduct is None else jnp.where(conduct.hardens, hardened, images)
-        loss, gradient = self.gradient(params, images, labels, weights)
-        update, optimizer_state = self.algorithm.client_optimizer.update(
-            gradient, optimizer_state, params
-        )
-        return optax.apply_updates(params, update), optimizer_state, loss
+        hardened = self.harden(local, images, labels)
+        images = hardened if deviates is None else jnp.where(deviates, images, hardened)
+        loss, gradient = self.gradient(local, images, labels, weights)
+        return *self.algorithm.local_step(received, local, state, gradient), loss
 
-    def message(self, params, local, optimizer_state, key, conduct=None):
-        """What leaves a client of some conduct that went from params to local."""
-        message = self.algorithm.message(params, local, optimizer_state)
+    def message(self, received, local, state, before, key, deviates=None):
+        """What a client sends at the end of its local steps, and what it keeps."""
+        message, state = self.algorithm.message(received, local, state)
         if self.privatise:
             message = self.privatise(message, key)
-        return message if conduct is None else optax.tree.scale(conduct.scale, message)
+        if self.deviate is None or deviates is None:
+            return message, state
+        deviating = self.deviate(message, state, before)
+        return optax.tree.where(deviates, deviating, (message, state))
 
     def init_memory(self, params, clients):
         """What the aggregator remembers before the first round; clients is their number."""
         if self.aggregator is None:
             return ()
-        state = self.algorithm.client_optimizer.init(params)
-        return self.aggregator.init(self.algorithm.message(params, params, state), clients)
+        return self.aggregator.init(self.example_message(params), clients)
 
-    def aggregate(self, messages, memory):
-        """Messages stacked [client, ...] -> (what the server makes of them, memory)."""
-        if self.aggregator is None:
-            return jax.tree.map(lambda message: message.mean(0), messages), memory
-        return self.aggregator.aggregate(messages, memory)
+    def example_message(self, params):
+        """A message of a client that has not moved from params."""
+        received = self.algorithm.broadcast(params, self.algorithm.init_server(params))
+        return self.algorithm.message(received, params, self.algorithm.init_client(params))[0]
 
-    def server_step(self, params, server_state, message, key=None):
-        """The mean message, or aggregate -> (params, server optimizer state).
+    def aggregate(self, total, memory, count):
+        """What the messages of `count` clients come to -> (mean message, or other; memory).
 
-        The key is needed where there is a guard.
+        Args:
+            total: the sum of the messages; with an aggregator, all of them [client, ...].
+            memory: of the aggregator.
+            count: number of clients.
         """
-        step, server_state = self.algorithm.server_optimizer.update(
-            self.algorithm.pseudo_gradient(message), server_state, params
-        )
+        if self.aggregator is None:
+            return jax.tree.map(lambda entry: entry / count, total), memory
+        return self.aggregator.aggregate(total, memory)
+
+    def serve(self, state: State, message: PyTree, memory: PyTree, share: float, key: jax.Array):
+        """The server's step along a mean message, if the round counts -> (params, server state)."""
+        step, server = self.algorithm.server_step(state.params, state.server, message, share)
         if self.guard:
             step = self.guard(step, key)
-        return optax.apply_updates(params, step), server_state
-
-
-@lru_cache
-def stacked(work: Work) -> Rounds:
-    """Clients side by side along a leading axis; local steps in a compiled loop.
-
-    `one_round` is not compiled by itself: compile it alone, or within a loop over rounds.
-    """
-
-    def client(params, before, samples, indices, weights, conduct, key, number):
-        steps = len(indices)
-
-        def step(carry, minibatch):
-            indices, at = minibatch
-            minibatch = (*samples.take(indices), weights, _step_key(key, number, at), conduct)
-            *carry, loss = work.local_step(*carry, *minibatch)
-            return tuple(carry), loss
-
-        # A single step is not worth a loop, which costs convolutions dearly on CPU.
-        (local, after), losses = lax.scan(
-            step, (params, before), (indices, jnp.arange(steps)), unroll=steps == 1
-        )
-        message = work.message(params, local, after, _step_key(key, number, steps), conduct)
-        if conduct is not None:
-            after = optax.tree.where(conduct.forgets, before, after)
-        return message, after, losses.mean()
-
-    def one_round(state, samples, indices, weights, conduct):
-        messages, clients, losses = jax.vmap(client, (None, 0, None, 0, 0, 0, None, 0))(
-            *(state.params, state.clients, samples, indices, weights, conduct, state.key),
-            jnp.arange(len(indices)),
-        )
-        message, memory = work.aggregate(messages, state.memory)
-        params, server = _serve(work, state, message, memory, len(indices))
-        return State(params, server, clients, _next_key(state.key), memory), losses.mean()
-
-    def init_clients(params, count):
-        one = work.algorithm.client_optimizer.init(params)
-        return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, 0), one)
-
-    return Rounds(init_clients, one_round)
-
-
-@lru_cache
-def unrolled(work: Work, group: int) -> Rounds:
-    """Clients one after the other, `group` of them in one compiled function.
-
-    One dispatch a group and local step: compiling takes as long for thirty steps as for two, and
-    gradients of convolutions stay out of compiled loops.
-    """
-
-    def step(local, clients, samples, indices, weights, conduct, key, first, number):
-        done = [
-            work.local_step(
-                *(params, state, *samples.take(minibatch), weight),
-                *(_step_key(key, first + place, number), _of_client(conduct, place)),
-            )
-            for place, (params, state, minibatch, weight) in enumerate(
-                zip(local, clients, indices, weights, strict=True)
-            )
-        ]
-        local, clients, losses = zip(*done, strict=True)
-        return local, clients, sum(losses)
-
-    def last_step(params, received, clients, local, samples, *minibatches, key, first, number):
-        *_, conduct = minibatches
-        local, clients, loss = step(local, clients, samples, *minibatches, key, first, number)
-        sent = [
-            work.message(
-                *(params, *each, _step_key(key, first + place, number + 1)),
-                _of_client(conduct, place),
-            )
-            for place, each in enumerate(zip(local, clients, strict=True))
-        ]
-        return _receive(received, sent, first), clients, loss
-
-    def serve(state, message, memory, count):
-        params, server_state = _serve(work, state, message, memory, count)
-        return params, server_state, _next_key(state.key), memory
-
-    def aggregate_and_serve(state, received, count):
-        if work.aggregator is None:
-            message, memory = jax.tree.map(lambda entry: entry / count, received), state.memory
-        else:
-            message, memory = work.aggregate(received, state.memory)
-        return serve(state, message, memory, count)
-
-    def nothing_received(params, client, count):
-        message = work.algorithm.message(params, params, client)
-        shape = () if work.aggregator is None else (count,)
-        return jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape), leaf.dtype), message)
-
-    # A sum takes less memory than all messages, where a sum is all that is wanted.
-    def _receive(received, sent, first):
-        if work.aggregator is None:
-            return _sum([*sent, received])
-        return jax.tree.map(
-            lambda all_, *some: lax.dynamic_update_slice_in_dim(all_, jnp.stack(some), first, 0),
-            *(received, *sent),
+        after = optax.apply_updates(state.params, step), server
+        if self.aggregator is None or self.aggregator.accepts is None:
+            return after
+        return optax.tree.where(
+            self.aggregator.accepts(memory), after, (state.params, state.server)
         )
 
-    step_group = jax.jit(step, donate_argnums=1)
-    last_step_group = jax.jit(last_step, donate_argnums=(1, 2))
-    server_step = jax.jit(serve, donate_argnums=0)
-    compiled_server = jax.jit(aggregate_and_serve, donate_argnums=0)
-    nothing = jax.jit(nothing_received, static_argnums=2)
 
-    def one_round(state, samples, indices, weights, conduct):
-        count, steps, _ = indices.shape
-        clients, local = list(state.clients), [state.params] * count
-        # The buffers of the others are given up.
-        remembered = _remembered(clients, conduct)
-        received, losses = nothing(state.params, clients[0], count), []
-        for number in range(steps):
-            for members in _groups(count, group):
-                minibatches = (
-                    *(samples, indices[members, number], weights[members]),
-                    jax.tree.map(lambda leaf, members=members: leaf[members], conduct),
-                )
-                place = {"key": state.key, "first": members.start, "number": number}
-                mine, standing = tuple(clients[members]), tuple(local[members])
-                if number < steps - 1:
-                    local[members], clients[members], loss = step_group(
-                        standing, mine, *minibatches, **place
-                    )
-                else:
-                    received, clients[members], loss = last_step_group(
-                        state.params, received, mine, standing, *minibatches, **place
-                    )
-                losses.append(loss)
-        for client, before in remembered.items():
-            clients[client] = before
-        state = state._replace(clients=())
-        if work.aggregator is not None and work.aggregator.on_host:
-            aggregated = work.aggregate(*jax.device_get((received, state.memory)))
-            params, server_state, key, memory = server_step(state, *aggregated, count)
-        else:
-            params, server_state, key, memory = compiled_server(state, received, count)
-        return State(params, server_state, clients, key, memory), sum(losses) / (count * steps)
-
-    def init_clients(params, count):
-        init = jax.jit(work.algorithm.client_optimizer.init)
-        return [init(params) for _ in range(count)]
-
-    return Rounds(init_clients, one_round)
-
-
-def sum_unrolled(function: Callable) -> Callable:
-    """Map over the leading axis of every argument, one after the other, and add up the results."""
-    return lambda *stacks: _sum([function(*each) for each in zip(*stacks, strict=True)])
-
-
-def sum_vmapped(function: Callable) -> Callable:
-    """Map over the leading axis of every argument, side by side, and add up the results."""
-
-    def summed(*stacks):
-        return jax.tree.map(lambda leaf: leaf.sum(0), jax.vmap(function)(*stacks))
-
-    return summed
-
-
-class PooledParts(NamedTuple):
-    """A pooled round in two parts, neither of them compiled.
+class Cohort(NamedTuple):
+    """The clients that take part in a round, and what they train on.
 
     Attributes:
-        statistics: (params, samples, indices [client, step, batch], weights [client, batch], key,
-            number of the first of these clients) -> sum over these clients of their gradients'
-            statistics and losses.
-        finish: (state, that sum over all clients, number of clients) -> (state, mean loss).
-        zero: params -> the sum over no clients.
+        clients: int [cohort], their numbers, ascending.
+        indices: int [cohort, step, batch], into the training set.
+        weights: [cohort, batch], see `fl.data.sampling.Schedule`.
+        deviates: bool [cohort], who deviates from the protocol; None for nobody.
     """
 
-    statistics: Callable
-    finish: Callable
-    zero: Callable
+    clients: np.ndarray
+    indices: np.ndarray
+    weights: np.ndarray
+    deviates: np.ndarray | None
 
 
-def _pooled_parts(work, sum_clients, cohort):
-    shortcut = work.algorithm.one_step
+class Rounds(NamedTuple):
+    """One way of computing rounds.
 
-    def cohort_statistics(params, images, labels, weights, keys):
-        if work.augment:
-            images = jax.vmap(work.augment)(images, keys)
-        flat = [entry.reshape(-1, *entry.shape[2:]) for entry in (images, labels, weights)]
-        hardened = work.harden(params, *flat[:2])
-        if shortcut.statistics is None:
-            loss, gradient = work.gradient(params, hardened, *flat[1:])
-            return gradient, loss
+    Attributes:
+        init_clients: (params, number of clients) -> `State.clients`.
+        one_round: (state, samples, `Cohort`, number of clients in the federation) -> (state, mean
+            loss over clients and steps). Under a vmapped `Mapper` the caller compiles it.
+    """
 
-        def client_statistics(images, labels, weights):
-            loss, gradient = work.gradient(params, images, labels, weights)
-            return shortcut.statistics(gradient), loss
+    init_clients: Callable
+    one_round: Callable
 
-        return sum_clients(client_statistics)(hardened.reshape(images.shape), labels, weights)
 
-    def statistics(params, samples, indices, weights, key, first):
-        keys = jax.vmap(lambda client: _step_key(key, client, 0))(first + jnp.arange(len(indices)))
-        cohorts = _groups(len(indices), cohort or len(indices))
-        return _sum(
-            [
-                cohort_statistics(
-                    *(params, *samples.take(indices[members, 0]), weights[members], keys[members])
-                )
-                for members in cohorts
-            ]
+# Runs that differ in their seed alone share what is compiled.
+@lru_cache
+def build(work: Work, mapper: Mapper) -> Rounds:
+    """Build rounds in which every client keeps a state of its own."""
+    algorithm, aggregator = work.algorithm, work.aggregator
+
+    # What one client does. `common` is (broadcast, samples, key of the round, number of the step).
+
+    def step(common, state, local, client, indices, weights, deviates):
+        received, samples, key, number = common
+        minibatch = (*samples.take(indices), weights, step_key(key, client, number), deviates)
+        local, state, loss = work.local_step(received, local, state, *minibatch)
+        return (), loss, (local, state)
+
+    def last_step(common, state, local, before, client, *minibatch):
+        received, _, key, number = common
+        before = state if before is None else before
+        _, loss, (local, state) = step(common, state, local, client, *minibatch)
+        message_key = step_key(key, client, number + 1)
+        message, state = work.message(received, local, state, before, message_key, minibatch[-1])
+        # A sum takes less memory than all messages, where a sum is all that is wanted.
+        return ((), (message, loss), state) if aggregator is None else (message, ((), loss), state)
+
+    # What the server does.
+
+    def nothing_received(state, count):
+        message = work.example_message(state.params)
+        some, none = (message, ()) if aggregator else ((), message)
+        return mapper.nothing(some, (none, jnp.zeros(())), count)
+
+    def serve(state, message, memory, count, registered):
+        key = step_key(state.key, registered, 0)
+        params, server = work.serve(state, message, memory, count / registered, key)
+        return State(params, server, (), next_key(state.key), memory)
+
+    def aggregate_and_serve(state, messages, count, registered):
+        message, memory = work.aggregate(messages, state.memory, count)
+        return serve(state, message, memory, count, registered)
+
+    step_all, last_step_all = map(mapper.accumulate, (step, last_step))
+    start_receiving = mapper.compile(nothing_received, static_argnums=1)
+    finish_on_host = mapper.compile(serve, donate_argnums=0)
+    finish = mapper.compile(aggregate_and_serve, donate_argnums=0)
+
+    def one_round(state, samples, cohort, registered):
+        clients, indices, weights, deviates = cohort
+        count, steps, _ = indices.shape
+        received = algorithm.broadcast(state.params, state.server)
+        everyone, state = state.clients, state._replace(clients=())
+        own = mapper.take(everyone, clients)
+        before = mapper.copy(own) if work.deviate and steps > 1 else None
+
+        def advance(number, carry):
+            local, own, total = carry
+            common = received, samples, state.key, number
+            given = local, clients, indices[:, number], weights, deviates
+            total, kept = step_all(common, own, total, *given)
+            return *mapper.unzip(kept), total
+
+        messages, (added, loss) = start_receiving(state, count)
+        local = mapper.same(state.params, count)
+        local, own, (_, loss) = mapper.loop(advance, (local, own, ((), loss)), steps - 1)
+        ((messages, (added, loss)), own) = last_step_all(
+            *((received, samples, state.key, steps - 1), own, (messages, (added, loss))),
+            *(local, before, clients, indices[:, steps - 1], weights, deviates),
         )
+        if aggregator and aggregator.on_host:
+            got = jax.device_get((messages, state.memory))
+            state = finish_on_host(state, *work.aggregate(*got, count), count, registered)
+        else:
+            state = finish(state, messages if aggregator else added, count, registered)
+        return state._replace(clients=mapper.put(everyone, clients, own)), loss / (count * steps)
 
-    def finish(state, total, count):
-        mean, loss = jax.tree.map(lambda entry: entry / count, total)
-        message, clients = shortcut.message(state.clients, mean)
-        params, server = _serve(work, state, message, (), count)
-        return State(params, server, clients, _next_key(state.key)), loss
+    def init_clients(params, count):
+        return mapper.repeat(jax.jit(algorithm.init_client)(params), count)
 
-    def zero(params):
-        statistics = shortcut.statistics(params) if shortcut.statistics else params
-        return jax.tree.map(jnp.zeros_like, statistics), jnp.zeros(())
-
-    return PooledParts(statistics, finish, zero)
-
-
-@lru_cache
-def pooled(work: Work) -> Rounds:
-    """One local step each, and the clients' mean state in place of their states.
-
-    All clients stand at the same parameters, so their samples are hardened together and, where the
-    message is linear in the gradient, differentiated together too. Needs an algorithm with a
-    `OneStep` shortcut. `one_round` is not compiled by itself.
-    """
-    parts = _pooled_parts(work, sum_vmapped, cohort=None)
-
-    def one_round(state, samples, indices, weights, _):
-        total = parts.statistics(state.params, samples, indices, weights, state.key, 0)
-        return parts.finish(state, total, len(indices))
-
-    return Rounds(lambda params, _: work.algorithm.one_step.init(params), one_round)
+    return Rounds(init_clients, one_round)
 
 
-@lru_cache
-def pooled_in_groups(work: Work, group: int, cohort: int | None) -> Rounds:
-    """As `pooled`, with `group` clients unrolled in one compiled function.
-
-    Args:
-        work: its algorithm must have a `OneStep` shortcut.
-        group: clients a dispatch.
-        cohort: clients whose samples pass through the model together; None for a whole group.
-    """
-    parts = _pooled_parts(work, sum_unrolled, cohort)
-
-    def accumulate(params, total, *clients):
-        return _sum([parts.statistics(params, *clients), *total])
-
-    def last(state, total, samples, indices, weights, first, count):
-        total = accumulate(state.params, total, samples, indices, weights, state.key, first)
-        return parts.finish(state, total, count)
-
-    zero = jax.jit(parts.zero)
-    accumulate_group = jax.jit(accumulate, donate_argnums=1)
-    last_group = jax.jit(last, donate_argnums=0)
-
-    def one_round(state, samples, indices, weights, _):
-        *others, final = _groups(len(indices), group)
-        # A single group, the common case, has nothing to add its sum to.
-        total = [zero(state.params)] if others else []
-        for members in others:
-            minibatches = samples, indices[members], weights[members]
-            total = [accumulate_group(state.params, total, *minibatches, state.key, members.start)]
-        minibatches = samples, indices[final], weights[final]
-        return last_group(state, total, *minibatches, final.start, len(indices))
-
-    return Rounds(lambda params, _: work.algorithm.one_step.init(params), one_round)
-
-
-def _serve(work, state, message, memory, count):
-    """The server's step after a round of `count` clients, if the round counts."""
-    key = _step_key(state.key, count, 0)
-    after = work.server_step(state.params, state.server, message, key)
-    if work.aggregator is None or work.aggregator.accepts is None:
-        return after
-    before = state.params, state.server
-    return optax.tree.where(work.aggregator.accepts(memory), after, before)
-
-
-def _of_client(conduct, place):
-    return jax.tree.map(lambda leaf: leaf[place], conduct)
-
-
-def _remembered(clients, conduct):
-    """States that are set back after the round, by client."""
-    forgetful = () if conduct is None else np.flatnonzero(conduct.forgets)
-    return {client: jax.tree.map(jnp.copy, clients[client]) for client in forgetful}
-
-
-def _step_key(key, client, step):
+def step_key(key, client, step):
     """Key of a client's step in the round that starts from `key`; after the last, its message's.
 
     Numbered as if it were one more client, the server has one too.
@@ -447,14 +259,6 @@ def _step_key(key, client, step):
     return jax.random.fold_in(jax.random.fold_in(jax.random.split(key)[0], client), step)
 
 
-def _next_key(key):
+def next_key(key):
+    """Key of the round after the one that starts from `key`."""
     return jax.random.split(key)[1]
-
-
-def _groups(count, size):
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _sum(trees):
-    """Add pytrees up. On CPU several times faster than a sum over a stacked leading axis."""
-    return reduce(partial(jax.tree.map, jnp.add), trees)
