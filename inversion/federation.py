@@ -9,7 +9,13 @@ from observation import Observation, Truth, observe, observe_stale
 from settings import Options
 
 from fl.data import augmentation, partition, sampling
-from fl.experiment.program import PGD_STEP_SHARE, initial_params, load, train_to_accuracy
+from fl.experiment.program import (
+    PGD_STEP_SHARE,
+    checkpoint_path,
+    evaluator,
+    initial_params,
+    load,
+)
 from fl.simulation import algorithms, clip_and_noise, engine, models, pgd, rounds, run, training
 
 # Largest angle of --perturb, in degrees.
@@ -72,7 +78,13 @@ def train(options: Options, cell: dict) -> Trained:
     every = options.evaluate_every or EVALUATE_EVERY
     plan = run.Plan(cell["rounds"], 1, every)
     label, target = describe(cell), cell["converge"]
-    outcome, saved = train_to_accuracy(options, cell, federation, sampler, plan, target, label)
+    without_last = cell["batch_size"] if options.as_published else None
+    accuracy = evaluator(cell["dataset"], options.data_dir, cell["model"], without_last)
+    saved = checkpoint_path(options.results, cell, plan)
+    outcome = run.train(
+        *(federation, sampler, {"accuracy": accuracy}, plan, run.until_accuracy(target)),
+        *(saved, label),
+    )
     return Trained(outcome, todo, samples, sampler, saved)
 
 

@@ -38,7 +38,7 @@ def main() -> int:
         parser.error(f"argument --results: {error}")
     cells = list(grid(options))
     if options.skip_done:
-        cells = skip_done(options.results, cells)
+        cells = skip_done(options.results, cells, describe)
     trainings = [list(same) for _, same in itertools.groupby(cells, _training)]
     return run_grid(trainings, partial(run_training, options), lambda same: describe(same[0]))
 

@@ -41,7 +41,7 @@ def main() -> int:
         parser.error(f"argument --results: {error}")
     cells = list(grid(options))
     if options.skip_done:
-        cells = skip_done(options.results, cells)
+        cells = skip_done(options.results, cells, describe)
     together = grouped(cells, partial(before_attack, options))
     try:
         return run_grid(together, partial(run_attacks, options), lambda same: describe(same[0]))

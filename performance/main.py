@@ -19,11 +19,12 @@ from fl.experiment import results
 from fl.experiment.options import parse
 from fl.experiment.program import (
     PGD_STEP_SHARE,
+    checkpoint_path,
+    evaluator,
     initial_params,
     load,
     run_grid,
     skip_done,
-    train_to_accuracy,
 )
 from fl.simulation import algorithms, engine, models, pgd, rounds, run, training
 
@@ -46,7 +47,7 @@ def main() -> int:
         parser.error(f"argument --results: {error}")
     cells = list(grid(options))
     if options.skip_done:
-        cells = skip_done(options.results, cells)
+        cells = skip_done(options.results, cells, describe)
     engine.keep_compiled_code()
     return run_grid(cells, partial(run_cell, options), describe)
 
@@ -83,7 +84,13 @@ def run_cell(options, cell):
         evaluate_every=options.evaluate_every or (1 if cell["convergence"] else 100),
     )
     label, target = describe(cell), cell["convergence"]
-    outcome, saved = train_to_accuracy(options, cell, federation, sampler, plan, target, label)
+    without_last = cell["batch_size"] if options.as_published else None
+    accuracy = evaluator(cell["dataset"], options.data_dir, cell["model"], without_last)
+    saved = checkpoint_path(options.results, cell, plan)
+    outcome = run.train(
+        *(federation, sampler, {"accuracy": accuracy}, plan, run.until_accuracy(target)),
+        *(saved, label),
+    )
     rounds_run = int(outcome.state.memory[0]) if secure else 0
     row = record(options.results, cell, outcome, secure.summary(rounds_run) if secure else {})
     announce(cell, row)

@@ -12,13 +12,13 @@ alone is enough to load a data set, without TensorFlow Datasets, on any machine.
 
 import os
 import shlex
-import uuid
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from fl import files
 from fl.data import tfds_builders
 from fl.data.catalogue import DATASETS, Bundled, aliases
 from fl.data.tfds_builders import DatasetUnavailableError
@@ -182,18 +182,12 @@ def _read_cache(name: str, cache: Path, data_dir: Path) -> Dataset | None:
 
 
 def _write_cache(dataset: Dataset, cache: Path) -> None:
-    """Cache the arrays. Readers find the whole file or none, however many processes write it."""
+    """Cache the arrays."""
     # All fields but the name and the scale.
     arrays = {field: getattr(dataset, field) for field in Dataset._fields[1:-1]}
-    temporary = cache.with_name(f"{cache.name}.{uuid.uuid4().hex}.tmp")
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)
-            temporary.replace(cache)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with files.replacing(cache) as file:
+            np.savez(file, **arrays)
     except OSError as error:
         warnings.warn(
             f"{dataset.name} will be decoded each time: its arrays cannot be cached ({error})",

@@ -4,22 +4,26 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import pandas as pd
 
 from fl import __version__
-from fl.data import catalogue, datasets, partition, sampling
+from fl.data import catalogue, datasets, partition
 from fl.experiment import results
 from fl.experiment.options import choice, number, option
-from fl.simulation import engine, models, run, training
+from fl.experiment.runs import cells
+from fl.simulation import models, training
 
 # PGD's step as a share of the client's learning rate, in the paper.
 PGD_STEP_SHARE = 0.01
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -81,31 +85,31 @@ class CommonOptions:
         return " ".join(texts) or None
 
 
-def run_grid(cells: Iterable[dict], run_cell: Callable, describe: Callable) -> int:
-    """Run the cells of a grid, one after the other.
+def run_grid(runs: Iterable[R], run_one: Callable[[R], None], describe: Callable[[R], str]) -> int:
+    """Make the runs of a grid, one after the other.
 
     What stops one run is said at once, and the others go on; what would stop all of them ends the
     grid.
 
     Args:
-        cells: what identifies each run.
-        run_cell: cell -> None; runs it and keeps what came of it.
-        describe: cell -> a few words.
+        runs: what there is to run; each may stand for several that share their training.
+        run_one: makes one of them and keeps what came of it.
+        describe: says one of them in a few words.
 
     Returns:
         The exit status: 0; 1 if data or disk failed; 2 if a run cannot be made as asked; 130 if
         the user interrupted.
     """
     status = 0
-    for cell in cells:
+    for run in runs:
         try:
-            run_cell(cell)
+            run_one(run)
         except datasets.DatasetUnavailableError as error:
-            print(f"{describe(cell)}: {error}", file=sys.stderr)
+            print(f"{describe(run)}: {error}", file=sys.stderr)
             status = 1
         except partition.PartitionError as error:
             print(
-                f"{describe(cell)}: arguments -n/--num-clients, --alpha, --partition: {error}",
+                f"{describe(run)}: arguments -n/--num-clients, --alpha, --partition: {error}",
                 file=sys.stderr,
             )
             status = 2
@@ -118,30 +122,40 @@ def run_grid(cells: Iterable[dict], run_cell: Callable, describe: Callable) -> i
     return status
 
 
-def skip_done(path: Path, cells: list[dict]) -> list[dict]:
-    """Leave out the runs that a results file holds; print how many, and what they ran on."""
+def skip_done(path: Path, runs: list[R], describe: Callable[[R], str]) -> list[R]:
+    """Leave out the runs that a results file holds; print how many, and what they ran on.
+
+    Args:
+        path: the results file, which may be absent.
+        runs: instances of an experiment's `Run`.
+        describe: says a run in a few words.
+    """
     held = results.read(path)
-    rows = [held[results.matches(held, cell)] if len(held) else held for cell in cells]
-    left = [cell for cell, done in zip(cells, rows, strict=True) if done.empty]
-    if len(left) < len(cells):
+    if held.empty:
+        return runs
+    rows = [held[results.matches(held, cells(run))] for run in runs]
+    left = [run for run, done in zip(runs, rows, strict=True) if done.empty]
+    if len(left) < len(runs):
         where = pd.concat(rows)[["hardware", "jax"]].drop_duplicates().itertuples(index=False)
         machines = "; ".join(f"{hardware}, jax {version}" for hardware, version in where)
         print(
-            f"{len(cells) - len(left)} of {len(cells)} runs are already in {path}, measured on "
+            f"{len(runs) - len(left)} of {len(runs)} runs are already in {path}, measured on "
             f"{machines}: skipped"
         )
     return left
 
 
-def checkpoint_path(results_path: Path, *identity) -> Path:
+def checkpoint_path(results_path: Path, run: Any, *further: Any) -> Path:
     """Where a run keeps its checkpoints: other code or other options find no match.
 
     Args:
         results_path: the results file, beside which they lie.
-        identity: all that the run depends on, as far as JSON can write it.
+        run: an instance of an experiment's `Run`.
+        further: what else the rounds depend on: dataclasses and what JSON can hold.
     """
-    everything = [*identity, __version__, jax.__version__, jax.default_backend()]
-    name = hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
+    everything = [run, *further, __version__, jax.__version__, jax.default_backend()]
+    text = json.dumps(everything, default=asdict)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
     return results_path.parent / ".checkpoints" / f"{name}.npz"
 
 
@@ -172,37 +186,6 @@ def evaluator(
             test_images=dataset.test_images[:last], test_labels=dataset.test_labels[:last]
         )
     return training.evaluator(models.MODELS[model](), dataset)
-
-
-def train_to_accuracy(
-    options: CommonOptions,
-    cell: dict,
-    federation: engine.Federation,
-    sampler: sampling.MinibatchSampler,
-    plan: run.Plan,
-    target: float | None,
-    label: str,
-) -> tuple[run.Outcome, Path]:
-    """Run a federation, evaluating its test accuracy, until it is as high as asked for.
-
-    Args:
-        options: the command line; with the results file, beside which checkpoints lie.
-        cell: what identifies the run.
-        federation: from `simulation.start`.
-        sampler: freshly made.
-        plan: what to do.
-        target: accuracy at which to stop; None to run all rounds.
-        label: shown beside the progress bar.
-
-    Returns:
-        What came of it, and where its checkpoint is, to be removed once the results are safe.
-    """
-    saved = checkpoint_path(options.results, cell, plan)
-    without_last = cell["batch_size"] if options.as_published else None
-    accuracy = evaluator(cell["dataset"], options.data_dir, cell["model"], without_last)
-    stop = run.until_accuracy(target)
-    scores = {"accuracy": accuracy}
-    return run.train(federation, sampler, scores, plan, stop, saved, label), saved
 
 
 def initial_params(model: str, samples: training.Samples, seed: int):

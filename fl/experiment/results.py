@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
+from fl import files
+
 # Columns that stay text even where all their values look like numbers (version 1.10 is not 1.1).
 PROVENANCE = ("backend", "hardware", "jax", "version", "date")
 
@@ -186,7 +188,8 @@ def _column_problem(path, columns):
 
 def _append_lines(path, lines, columns):
     if not path.exists():
-        _create(path, _encode_header(columns))
+        with files.replacing(path) as file:  # its whole header is there from the first moment on
+            file.write(_encode_header(columns))
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
     try:
         size = os.fstat(descriptor).st_size
@@ -197,17 +200,6 @@ def _append_lines(path, lines, columns):
         _write(descriptor, lines)
     finally:
         os.close(descriptor)
-
-
-def _create(path, header):
-    """Create a file that holds its whole header from the first moment on."""
-    new = path.with_name(f"{path.name}.new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    try:
-        _write(descriptor, header)
-    finally:
-        os.close(descriptor)
-    new.replace(path)
 
 
 def _rescue(path, data):

@@ -7,7 +7,7 @@ options that change a run and are rarely given, which share one column as text,
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,20 @@ class Overrides:
     Each experiment derives its own, with a documented field for each.
     """
 
+    @classmethod
+    def of(cls, options: Any) -> Self:
+        """Take them from what has attributes of the same names, such as a command line."""
+        return cls(**{item.name: getattr(options, item.name) for item in fields(cls)})
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of some that were given, by name; of all without names."""
+        chosen = names or [item.name for item in fields(self)]
+        values = {name: getattr(self, name) for name in chosen}
+        return {name: value for name, value in values.items() if value is not None}
+
     def __str__(self) -> str:
         """What was given, as the column `overrides` has it; empty for nothing."""
-        given = {item.name: getattr(self, item.name) for item in fields(self)}
-        return " ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+        return " ".join(f"{name}={value}" for name, value in self.given().items())
 
 
 def columns(kind: type) -> tuple[str, ...]:
@@ -38,7 +48,7 @@ def cells(run: Any) -> dict[str, Any]:
     Args:
         run: an instance of an experiment's `Run`.
     """
-    values = {item.name: getattr(run, item.name) for item in fields(run)}
+    values = {name: getattr(run, name) for name in columns(type(run))}
     return {
         name: (str(value) or None) if isinstance(value, Overrides) else value
         for name, value in values.items()

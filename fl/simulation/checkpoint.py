@@ -1,12 +1,13 @@
 """Checkpoints: a state and what is known of it so far, in one file that is never half written."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from fl import files
 
 PyTree = Any
 
@@ -23,16 +24,9 @@ def save(path: Path, state: PyTree, notes: dict) -> None:
         state: a pytree of arrays.
         notes: what else to keep, as far as JSON can hold it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     leaves = {f"leaf_{number}": leaf for number, leaf in enumerate(jax.tree.leaves(state))}
-    # A name of its own for each process: two may be running the same experiment.
-    new = path.with_name(f"{path.stem}.{os.getpid()}.new")
-    try:
-        with new.open("wb") as file:
-            np.savez(file, notes=np.array(json.dumps(notes)), **jax.device_get(leaves))
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    with files.replacing(path) as file:
+        np.savez(file, notes=np.array(json.dumps(notes)), **jax.device_get(leaves))
 
 
 def load(path: Path, like: PyTree) -> tuple[PyTree, dict]:
