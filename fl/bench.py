@@ -12,7 +12,9 @@ Metrics:
         that what remains is the engine's own part.
     cost_of_federation: a round's time over that of one centralised PGD training step on the same
         samples as one batch. 1 means that federating costs nothing.
-    speedup_vs_vmap, speedup_vs_scan: the mapping that is the default here against the others.
+    speedup_vs_vmap (or _unrolled): the mapping that is the default here against the other.
+    speedup_of_pooling: the mean client that stands for all of them (`fl.simulation.pooling`) against
+        clients that keep a state each.
     rounds_per_s: of the engine.
     start_cold_s, start_warm_s: seconds from starting Python to the end of the first round, the
         first time and with compiled code kept on disk.
@@ -40,6 +42,7 @@ import optax
 
 from fl.data.sampling import MinibatchSampler
 from fl.simulation import algorithms, engine, models, pgd
+from fl.simulation.mapping import MAPPINGS, default_mapping
 from fl.simulation.rounds import Work
 from fl.simulation.training import Samples, sample_losses
 
@@ -81,6 +84,10 @@ SPEED_CASES = {
     Case("cnn2", 10, 32): ("secadam",),
 }
 MAPPING_CASES = {Case("lenet", 10, 32): ("secadam", "adam"), Case("cnn1", 3, 8): ("secadam",)}
+POOLING_CASES = {
+    Case("lenet", 10, 32): ("secadam", "fedavg"),
+    Case("lenet", 100, 8): ("secadam", "fedavg"),
+}
 START_CASES = {Case("lenet", 10, 32): ("secadam",), Case("lenet", 100, 8): ("secadam", "adam")}
 
 
@@ -93,13 +100,14 @@ class Bench:
         self.images = rng.integers(0, 256, (SAMPLES, *SHAPE), dtype=np.uint8)
         self.labels = rng.integers(0, models.CLASSES, SAMPLES, dtype=np.int32)
         self.samples = Samples(jnp.asarray(self.images), jnp.asarray(self.labels), jnp.float32(255))
-        self.algorithm = algorithms.ALGORITHMS[algorithm]()
+        self.algorithm = algorithms.build(algorithm)
         model = models.MODELS[case.model]()
         self.work, self.plain_work = (self._work(each) for each in (model, plain(model)))
         self.params = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
         parts = np.array_split(np.arange(SAMPLES), case.clients)
         sampler = MinibatchSampler(parts, case.batch, range(case.clients))
         self.weights = sampler.weights
+        self.clients = case.clients
         self.schedule = sampler.draw(engine.SCANNED, local_steps=1)
         self.indices = self.schedule.indices
 
@@ -107,13 +115,16 @@ class Bench:
         losses = sample_losses(model)
         return Work(self.algorithm, losses, pgd.pgd(losses, PGD_STEP))
 
-    def engine(self, mapping: engine.Mapping | None = None) -> tuple[Callable, int]:
+    def engine(
+        self, mapping: str | None = None, keep_clients: bool = False
+    ) -> tuple[Callable, int]:
         """Our rounds -> (function that runs some, how many)."""
         federation = engine.start(
-            self.work, self.params, self.samples, self.weights.shape, 1, mapping
+            self.work, self.params, self.samples, self.clients, 1, mapping, keep_clients
         )
         state, rounds = federation.state, federation.chunk
-        schedule = self.schedule._replace(indices=self.indices[:rounds])
+        clients, indices = (each[:rounds] for each in self.schedule[:2])
+        schedule = self.schedule._replace(clients=clients, indices=indices)
 
         def run():
             nonlocal state
@@ -124,34 +135,38 @@ class Bench:
 
     def loop(self, tuned: bool) -> tuple[Callable, int]:
         """A plain Python loop over clients -> (function that runs a round, 1)."""
-        optimizer, images = self.algorithm.client_optimizer, self.images.astype(np.float32) / 255
-        count, params = len(self.weights), self.params
-        states = [optimizer.init(params) for _ in range(count)]
-        server = self.algorithm.server_optimizer.init(params)
+        algorithm, images = self.algorithm, self.images.astype(np.float32) / 255
+        count, params = self.clients, self.params
+        states = [algorithm.init_client(params) for _ in range(count)]
+        server = algorithm.init_server(params)
         work = self.work if tuned else self.plain_work
         harden = jax.jit(work.harden)
 
         @jax.jit
         def step(w, state, x, y, weights):
-            _, gradient = work.gradient(w, x, y, weights)
-            update, state = optimizer.update(gradient, state, w)
-            return self.algorithm.message(w, optax.apply_updates(w, update), state), state
+            _, gradient = work.gradient(w.params, x, y, weights)
+            local, state = algorithm.local_step(w, w.params, state, gradient)
+            return algorithm.message(w, local, state)
 
         def average(messages):
             return jax.tree.map(lambda *sent: sum(sent) / count, *messages)
 
         average = jax.jit(average) if tuned else average
-        serve = jax.jit(work.server_step)
+
+        @jax.jit
+        def serve(params, server, mean):
+            step, server = algorithm.server_step(params, server, mean, 1.0)
+            return optax.apply_updates(params, step), server
 
         def run():
             nonlocal params, server
-            messages = []
+            messages, received = [], algorithm.broadcast(params, server)
             for client in range(count):
                 chosen = self.indices[0, client, 0]
                 x, y = images[chosen], self.labels[chosen]
                 hardened = harden(params, x, y)
                 message, states[client] = step(
-                    params, states[client], hardened, y, self.weights[client]
+                    received, states[client], hardened, y, self.weights[client]
                 )
                 messages.append(message)
             params, server = serve(params, server, average(messages))
@@ -161,15 +176,15 @@ class Bench:
 
     def centralised(self) -> tuple[Callable, int]:
         """A PGD training step on all clients' samples as one batch -> (function, 1)."""
-        optimizer, params = self.algorithm.client_optimizer, self.params
-        state = optimizer.init(params)
+        params, state = self.params, self.algorithm.init_client(self.params)
         chosen = jnp.asarray(self.indices[0, :, 0].ravel())
         weights = jnp.asarray(self.weights.ravel() / len(self.weights))
 
         @jax.jit
         def step(params, state, samples, chosen, weights):
             minibatch = (*samples.take(chosen), weights, jax.random.key(0))
-            params, state, _ = self.work.local_step(params, state, *minibatch)
+            received = algorithms.Broadcast(params)
+            params, state, _ = self.work.local_step(received, params, state, *minibatch)
             return params, state
 
         def run():
@@ -224,12 +239,17 @@ def speed(case: Case, algorithm: str) -> Iterator[Figure]:
 def mappings(case: Case, algorithm: str) -> Iterator[Figure]:
     """Measure the default mapping against the others."""
     bench = Bench(case, algorithm)
-    names = {engine.Mapping("vmap", "loop"): "vmap", engine.Mapping("vmap", "scan"): "scan"}
-    names[engine.Mapping("unrolled", "loop")] = "unrolled"
-    taken = times({name: bench.engine(mapping) for mapping, name in names.items()})
-    default = names[engine.default_mapping()]
+    taken = times({name: bench.engine(name) for name in MAPPINGS})
+    default = default_mapping()
     for name in taken.keys() - {default}:
         yield Figure(str(case), algorithm, f"speedup_vs_{name}", taken[name] / taken[default])
+
+
+def pooled(case: Case, algorithm: str) -> Iterator[Figure]:
+    """Measure the mean client against clients that keep a state each."""
+    bench = Bench(case, algorithm)
+    taken = times({"pooled": bench.engine(), "kept": bench.engine(keep_clients=True)})
+    yield Figure(str(case), algorithm, "speedup_of_pooling", taken["kept"] / taken["pooled"])
 
 
 def start(case: Case, algorithm: str) -> Iterator[Figure]:
@@ -273,7 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    every = {str(case) for case in (*SPEED_CASES, *MAPPING_CASES, *START_CASES)}
+    every = {str(case) for case in (*SPEED_CASES, *MAPPING_CASES, *POOLING_CASES, *START_CASES)}
     parser.add_argument("--case", nargs="+", choices=sorted(every), default=sorted(every))
     parser.add_argument("--json", action="store_true", help="print an object a line")
     parser.add_argument(
@@ -284,7 +304,13 @@ def main() -> None:
         name, algorithm = options.first_rounds
         first_rounds({str(case): case for case in START_CASES}[name], algorithm)
         return
-    for measure, cases in ((speed, SPEED_CASES), (mappings, MAPPING_CASES), (start, START_CASES)):
+    measures = {
+        speed: SPEED_CASES,
+        mappings: MAPPING_CASES,
+        pooled: POOLING_CASES,
+        start: START_CASES,
+    }
+    for measure, cases in measures.items():
         for case, names in cases.items():
             for name in names if str(case) in options.case else ():
                 for figure in measure(case, name):

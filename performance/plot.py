@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 from result_tables import NEEDS, aggregation_views, grids, total_steps
-from schema import RUN
+from runs import RUN
 
 from fl.experiment import figures, reports, results, summary, tables
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from schema import RUN
+from runs import RUN
 
 from fl.experiment import reports, results, summary, tables
 from fl.experiment.reports import Table, count

@@ -292,19 +292,22 @@ def test_history_path():
     assert results.history_path("a/my.results.csv") == Path("a/my.results.history.csv")
 
 
-def test_is_done(tmp_path):
+def test_matches(tmp_path):
     path = tmp_path / "results.csv"
-    assert not results.is_done(results.read(path), {"seed": 0})
     results.append(path, [row(accuracy=0.1 + 0.2), row(seed=1, accuracy=None)], COLUMNS)
     frame = results.read(path)
-    assert results.is_done(frame, {"algorithm": "fedavg", "accuracy": 0.3, "seed": 0.0})
-    assert results.is_done(frame, {"accuracy": None, "seed": "1"})
-    assert results.is_done(frame, {"accuracy": math.nan})
-    assert not results.is_done(frame, {"accuracy": None, "seed": 0})
-    assert not results.is_done(frame, {"accuracy": 0.3001})
-    assert not results.is_done(frame, {"algorithm": "fedadam"})
+
+    def found(**cells):
+        return results.matches(frame, cells).tolist()
+
+    assert found(algorithm="fedavg", accuracy=0.3, seed=0.0) == [True, False]
+    assert found(accuracy=None, seed="1") == [False, True]
+    assert found(accuracy=math.nan) == [False, True]
+    assert found(accuracy=None, seed=0) == [False, False]
+    assert found(accuracy=0.3001) == [False, False]
+    assert found(algorithm="fedadam") == [False, False]
     with pytest.raises(KeyError):
-        results.is_done(frame, {"nonsense": 1})
+        found(nonsense=1)
 
 
 # --- statistics ------------------------------------------------------------------------------
@@ -444,16 +447,6 @@ def test_display_names():
     assert tables.display_name("something_new") == "something_new"
     keys = ["zzz", "secadam", "aaa", "fedavg", "zzz"]
     assert tables.display_order(keys) == ["fedavg", "secadam", "zzz", "aaa"]
-
-
-def test_provenance_fits_a_results_file(tmp_path):
-    found = results.provenance()
-    assert tuple(found) == results.PROVENANCE
-    assert all(found.values())
-    results.append(tmp_path / "results.csv", [found], results.PROVENANCE)
-    assert results.is_done(results.read(tmp_path / "results.csv"), found)
-    if found["backend"] == "cpu":
-        assert re.search(r"\(\d+ cores?\)$", found["hardware"])
 
 
 def test_reading_results_needs_no_jax():

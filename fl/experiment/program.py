@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -13,10 +14,10 @@ import jax
 import numpy as np
 import pandas as pd
 
-from fl import __version__
 from fl.data import catalogue, datasets, partition
 from fl.experiment import results
 from fl.experiment.options import choice, number, option
+from fl.experiment.provenance import code
 from fl.experiment.runs import cells
 from fl.simulation import models, training
 
@@ -123,7 +124,7 @@ def run_grid(runs: Iterable[R], run_one: Callable[[R], None], describe: Callable
 
 
 def skip_done(path: Path, runs: list[R], describe: Callable[[R], str]) -> list[R]:
-    """Leave out the runs that a results file holds; print how many, and what they ran on.
+    """Leave out the runs that a results file holds; print how many, and what they come from.
 
     Args:
         path: the results file, which may be absent.
@@ -142,7 +143,24 @@ def skip_done(path: Path, runs: list[R], describe: Callable[[R], str]) -> list[R
             f"{len(runs) - len(left)} of {len(runs)} runs are already in {path}, measured on "
             f"{machines}: skipped"
         )
+        _say_other_code(runs, rows, describe)
     return left
+
+
+def _say_other_code(runs, rows, describe):
+    """Say which runs that are there were measured by other code than the present one."""
+    present, others = code(type(runs[0])), defaultdict(list)
+    for run, done in zip(runs, rows, strict=True):
+        recorded = done["code"].fillna("not recorded")
+        if len(done) and not recorded.str.startswith(present.digest).any():
+            others[recorded.iloc[-1]].append(run)
+    for other, measured in others.items():
+        print(
+            f"  {len(measured)} of these by other code ({other}) than the present ({present}), "
+            f"such as {describe(measured[0])}"
+        )
+    if others:
+        print("  to measure them anew: experiment.sh --fresh, or leave --skip-done out")
 
 
 def checkpoint_path(results_path: Path, run: Any, *further: Any) -> Path:
@@ -153,7 +171,8 @@ def checkpoint_path(results_path: Path, run: Any, *further: Any) -> Path:
         run: an instance of an experiment's `Run`.
         further: what else the rounds depend on: dataclasses and what JSON can hold.
     """
-    everything = [run, *further, __version__, jax.__version__, jax.default_backend()]
+    where = code(type(run)).digest, jax.__version__, jax.default_backend()
+    everything = [run, *further, *where]
     text = json.dumps(everything, default=asdict)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     return results_path.parent / ".checkpoints" / f"{name}.npz"

@@ -12,7 +12,6 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from filelock import FileLock
 from fl import files
 
 # Columns that stay text even where all their values look like numbers (version 1.10 is not 1.1).
-PROVENANCE = ("backend", "hardware", "jax", "version", "date")
+PROVENANCE = ("backend", "hardware", "jax", "version", "code", "date")
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
 # Numbers as Python writes them: a text such as 007 is not one.
@@ -294,11 +293,6 @@ def matches(frame: pd.DataFrame, cell: Mapping) -> pd.Series:
     return mask
 
 
-def is_done(frame: pd.DataFrame, cell: Mapping) -> bool:
-    """Whether any row agrees with all values of `cell` (see `matches`)."""
-    return not frame.empty and bool(matches(frame, cell).any())
-
-
 def _equal(column, value):
     if pd.isna(value):
         return column.isna()
@@ -309,19 +303,3 @@ def _equal(column, value):
         return same
     numbers = pd.to_numeric(column, errors="coerce").astype(float)
     return same | np.isclose(numbers, number, rtol=1e-9, atol=0)
-
-
-def provenance() -> dict[str, str]:
-    """What a row says about where it was computed: backend, hardware, jax, version, date (UTC)."""
-    import jax  # the rest of this module serves scripts that need no JAX
-
-    from fl import __version__
-    from fl.simulation import hardware
-
-    return {
-        "backend": jax.default_backend(),
-        "hardware": hardware.describe(jax.devices()),
-        "jax": jax.__version__,
-        "version": __version__,
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }

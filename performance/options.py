@@ -3,9 +3,10 @@
 import itertools
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runs import Overrides, Run
 from secagg.graph import ALL, AUTO
 
 from fl.data import partition
@@ -14,9 +15,6 @@ from fl.experiment.options import choice, number, option
 from fl.experiment.program import CommonOptions
 from fl.simulation import algorithms
 
-# Options that change a run and have no column of their own.
-OVERRIDES = ("hardening", "pgd_step", "client_rate", "server_rate")
-SECURE_OVERRIDES = ("drop_out", "neighbours")
 # What --iid stands for where no alpha follows.
 IID = float("inf")
 
@@ -154,15 +152,13 @@ def check(options: Options, parser: ArgumentParser) -> None:
             )
 
 
-def grid(options: Options) -> Iterator[dict]:
-    """Every run that the options ask for, as the columns `schema.RUN` that identify it."""
+def grid(options: Options) -> Iterator[Run]:
+    """Every run that the options ask for."""
     partition_name, alphas = options.partition, options.alpha
     if options.iid is not None:
         partition_name, alphas = ("iid", [None]) if options.iid == IID else ("lda", [options.iid])
     if partition_name != "lda":
         alphas = [None]
-    # Convergence is only as fine as the rounds at which it is looked for.
-    overriding = OVERRIDES if options.convergence is None else (*OVERRIDES, "evaluate_every")
     combinations = itertools.product(
         options.dataset,
         options.model,
@@ -172,24 +168,22 @@ def grid(options: Options) -> Iterator[dict]:
         options.seed,
     )
     for dataset, model, alpha, local_steps, algorithm, seed in combinations:
-        yield {
-            "dataset": dataset,
-            "model": model,
-            "clients": options.clients,
-            "algorithm": algorithm,
-            "alpha": alpha,
-            "local_steps": local_steps,
-            "rounds": options.step_budget // local_steps if options.step_budget else options.rounds,
-            "batch_size": options.batch_size,
-            "seed": seed,
-            "partition": partition_name,
-            "aggregation": "protocol" if is_secure(options, algorithm) else "clear",
-            "convergence": _threshold(options, dataset),
-            "variant": options.variant,
-            "overrides": options.overrides(
-                (*overriding, *SECURE_OVERRIDES) if is_secure(options, algorithm) else overriding
-            ),
-        }
+        yield Run(
+            dataset=dataset,
+            model=model,
+            clients=options.clients,
+            algorithm=algorithm,
+            alpha=alpha,
+            local_steps=local_steps,
+            rounds=options.step_budget // local_steps if options.step_budget else options.rounds,
+            batch_size=options.batch_size,
+            seed=seed,
+            partition=partition_name,
+            aggregation="protocol" if is_secure(options, algorithm) else "clear",
+            convergence=_threshold(options, dataset),
+            variant=options.variant,
+            overrides=_overrides(options, algorithm),
+        )
 
 
 def is_secure(options: Options, algorithm: str) -> bool:
@@ -201,3 +195,13 @@ def _threshold(options, dataset):
     if options.convergence is None:
         return None
     return options.convergence or DATASETS[dataset].converged
+
+
+def _overrides(options, algorithm):
+    """What of the options changes the outcome of an algorithm's runs."""
+    given = Overrides.of(options)
+    if options.convergence is None:
+        given = replace(given, evaluate_every=None)
+    if not is_secure(options, algorithm):
+        given = replace(given, drop_out=None, neighbours=None)
+    return given
