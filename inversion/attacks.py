@@ -26,7 +26,9 @@ import optax
 from analytic import analytic
 from matching import matcher
 from observed import Observed, PublicFacts, infer_labels, layer_params
-from optimise import Mapping, Problem, solve
+from optimise import Problem, solve
+
+from fl.simulation.mapping import Mapper
 
 # The paper's experiments use one optimizer for both of its attacks.
 PAPER_OPTIMIZER = optax.adam(0.01)
@@ -60,7 +62,7 @@ def reconstruct(
     observed: Observed,
     key: jax.Array,
     restarts: int = 1,
-    mapping: Mapping | None = None,
+    mapper: Mapper | None = None,
     bar_label: str | None = None,
 ) -> Reconstruction:
     """Infer labels and reconstruct images from every client's observation.
@@ -71,7 +73,7 @@ def reconstruct(
             other clients' observations nor on how many there are.
         key: of the random starts.
         restarts: random starts on each client, at least 1; that of the smallest final loss counts.
-        mapping: of the work onto hardware, by default the fastest.
+        mapper: of the work onto hardware, by default the fastest.
         bar_label: shown beside a progress bar; None for no bar.
 
     Raises:
@@ -84,7 +86,7 @@ def reconstruct(
     )
     problem = attack(observed.facts)
     solution = solve(
-        problem, observed.observations, observed.params, labels, keys, mapping, bar_label
+        problem, observed.observations, observed.params, labels, keys, mapper, bar_label
     )
     return Reconstruction(solution.images, labels, solution.losses)
 

@@ -1,13 +1,9 @@
 """Attacks as optimisation problems, and the one runner that solves them for all clients.
 
-Clients, and the random restarts of the attack on each, are *jobs*. How these and the steps are
-mapped onto hardware is chosen here alone, by what `bench.py` measures:
-
-* Jobs are *vmapped*, and their steps run in one compiled loop. The parameters are the same for all
-  jobs, so that each layer of a dense model sees one large matrix product.
-* Convolutions on CPU are the exception: their gradients leave XLA's fast path in a compiled loop,
-  their weight gradients become slow grouped convolutions when vmapped, and larger batches leave the
-  caches. There jobs are *unrolled*, one for each core, in a compiled step that Python dispatches.
+Clients, and the random restarts of the attack on each, are *jobs*. They are mapped onto hardware as
+clients are, by a `Mapper`, and `bench.py` measures which one suits. The parameters are the same for
+all jobs, so that side by side each layer of a dense model sees one large matrix product, on CPU too;
+convolutions on CPU are unrolled, a job for each core.
 """
 
 import math
@@ -19,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 from fl.experiment.progress import progress_bar
 from fl.simulation.hardware import cores
+from fl.simulation.mapping import Mapper, is_convolutional
 
 PyTree = Any
 
@@ -54,19 +50,6 @@ class Problem(NamedTuple):
     steps: int
 
 
-class Mapping(NamedTuple):
-    """How jobs and steps are mapped onto hardware.
-
-    Attributes:
-        chunk: jobs optimised together, at least 1.
-        vmapped: whether they are vmapped in a compiled loop over steps; otherwise they are
-            unrolled in a compiled step that Python dispatches.
-    """
-
-    chunk: int
-    vmapped: bool
-
-
 class Solution(NamedTuple):
     """What came of an attack on all clients.
 
@@ -85,7 +68,7 @@ def solve(
     params: PyTree,
     labels: jax.Array,
     keys: jax.Array,
-    mapping: Mapping | None = None,
+    mapper: Mapper | None = None,
     bar_label: str | None = None,
 ) -> Solution:
     """Attack all clients, each from one or more random starts, with a progress bar.
@@ -96,15 +79,15 @@ def solve(
         params: the global parameters.
         labels: int [client, batch].
         keys: [client, restart]; of a client's restarts, that of the smallest final loss is kept.
-        mapping: by default the fastest one.
+        mapper: how jobs are mapped, a group of them at a time; by default the fastest way.
         bar_label: shown beside the progress bar; None for no bar.
     """
     clients, restarts = keys.shape
     jobs = clients * restarts
-    mapping = mapping or default_mapping(problem, observations, params, labels, jobs)
+    mapper = mapper or default_mapper(problem, observations, params, labels, jobs)
     # Of two sizes at most, to compile for.
-    chunks = np.array_split(np.arange(jobs), math.ceil(jobs / mapping.chunk))
-    way = (_vmapped if mapping.vmapped else _unrolled)(problem)
+    chunks = np.array_split(np.arange(jobs), math.ceil(jobs / mapper.group))
+    start, advance, end = _compiled(problem, mapper)
     ends = []
     with progress_bar(len(chunks) * problem.steps, bar_label, "step") as bar:
         for chunk in chunks:
@@ -112,11 +95,11 @@ def solve(
                 lambda leaf, who=chunk // restarts: leaf[who], (observations, labels)
             )
             given = (seen, params, own)
-            run = way.start(keys.ravel()[chunk], given)
+            run = start(keys.ravel()[chunk], *given)
             for steps in _segments(problem.steps):
-                run = jax.block_until_ready(way.advance(run, given, steps))
+                run = jax.block_until_ready(advance(run, steps, *given))
                 bar.update(steps)
-            ends.append(way.end(run, given))
+            ends.append(end(run, *given))
     images, losses = (jnp.concatenate(parts)[:jobs] for parts in zip(*ends, strict=True))
     losses = losses.reshape(clients, restarts)
     # A restart that failed is not the best one, unless all did.
@@ -125,16 +108,16 @@ def solve(
     return Solution(images[chosen], losses[jnp.arange(clients), best])
 
 
-def default_mapping(
+def default_mapper(
     problem: Problem, observations: PyTree, params: PyTree, labels: jax.Array, jobs: int
-) -> Mapping:
-    """Choose the mapping that `bench.py` found fastest on the present backend."""
+) -> Mapper:
+    """Choose the mapper that `bench.py` found fastest on the present backend."""
     on_cpu = jax.default_backend() == "cpu"
-    if on_cpu and any(leaf.ndim == 4 for leaf in jax.tree.leaves(params)):  # convolutional
-        return Mapping(min(jobs, cores(), MOST_UNROLLED), vmapped=False)
+    if on_cpu and is_convolutional(params):
+        return Mapper(vmapped=False, group=min(jobs, cores(), MOST_UNROLLED))
     one = job_bytes(problem, *jax.tree.map(lambda leaf: leaf[0], (observations, labels)), params)
     chunk = max(1, int((CPU_BYTES if on_cpu else _free_bytes()) // one))
-    return Mapping(min(jobs, chunk), vmapped=True)
+    return Mapper(vmapped=True, group=min(jobs, chunk))
 
 
 def _segments(steps):
@@ -156,78 +139,40 @@ def _free_bytes():
     return DEVICE_SHARE * (memory["bytes_limit"] - memory["bytes_in_use"])
 
 
-class _Way(NamedTuple):
-    """One way of optimising a chunk of jobs, which are `given` (observations, params, labels).
-
-    A run is the jobs' images and optimizer states.
-    """
-
-    start: Callable  # (keys, given) -> run
-    advance: Callable  # (run, given, steps) -> run
-    end: Callable  # (run, given) -> (images [job, batch, ...], losses [job])
-
-
 # Attacks on the clients of several runs share what is compiled.
 @lru_cache
-def _vmapped(problem):
-    init, losses = (jax.vmap(f, (0, 0, None, 0)) for f in (problem.init, problem.loss))
+def _compiled(problem, mapper):
+    """What optimises a group of jobs -> (start, advance, end).
 
-    def start(keys, given):
-        images = init(keys, *given)
+    A run is the images [job, batch, ...] and the state of their optimizer.
+    """
+
+    def start(keys, observations, params, labels):
+        def of_job(key, observation, labels):
+            return problem.init(key, observation, params, labels)
+
+        images = mapper.map(of_job)(keys, observations, labels)
         return images, problem.optimizer.init(images)
 
-    def step(run, given):
+    def losses(images, observations, params, labels):
+        def of_job(images, observation, labels):
+            return problem.loss(images, observation, params, labels)
+
+        return mapper.map(of_job)(images, observations, labels)
+
+    def step(run, *given):
+        images, state = run
+        images = _clip(images)
         # A job's loss depends on its own images alone: the sum keeps their gradients apart.
-        return _step(lambda images: losses(images, *given).sum(), problem.optimizer, *run)
+        gradient = jax.grad(lambda images: losses(images, *given).sum())(images)
+        update, state = problem.optimizer.update(gradient, state, images)
+        return optax.apply_updates(images, update), state
 
-    def advance(run, given, steps):
-        return lax.fori_loop(0, steps, lambda _, run: step(run, given), run)
-
-    def end(run, given):
+    def end(run, *given):
         images = _clip(run[0])
         return images, losses(images, *given)
 
-    return _Way(start, jax.jit(advance, donate_argnums=0), jax.jit(end))
-
-
-@lru_cache
-def _unrolled(problem):
-    def each(given):
-        observations, params, labels = given
-        return [
-            (jax.tree.map(lambda leaf, i=i: leaf[i], observations), params, labels[i])
-            for i in range(len(labels))
-        ]
-
-    def start(keys, given):
-        images = [problem.init(key, *job) for key, job in zip(keys, each(given), strict=True)]
-        return [(z, problem.optimizer.init(z)) for z in images]
-
-    def step(runs, given):
-        return [
-            _step(lambda images, job=job: problem.loss(images, *job), problem.optimizer, *run)
-            for run, job in zip(runs, each(given), strict=True)
-        ]
-
-    compiled = jax.jit(step, donate_argnums=0)
-
-    def advance(runs, given, steps):
-        for _ in range(steps):
-            runs = compiled(runs, given)
-        return runs
-
-    def end(runs, given):
-        images = [_clip(z) for z, _ in runs]
-        losses = [problem.loss(z, *job) for z, job in zip(images, each(given), strict=True)]
-        return jnp.stack(images), jnp.stack(losses)
-
-    return _Way(start, advance, jax.jit(end))
-
-
-def _step(loss, optimizer, images, state):
-    images = _clip(images)
-    update, state = optimizer.update(jax.grad(loss)(images), state, images)
-    return optax.apply_updates(images, update), state
+    return start, mapper.iterate(step), jax.jit(end)
 
 
 def _clip(images):

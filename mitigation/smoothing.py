@@ -13,12 +13,13 @@ import numpy as np
 import optax
 
 from fl.experiment.progress import progress_bar
-from fl.simulation import clip_and_noise, engine
+from fl.simulation import clip_and_noise
+from fl.simulation.mapping import VMAP, Mapper, default_mapping
 from fl.simulation.models import CLASSES
 
-# Models in one compiled function, and images that pass through them together: enough to keep
-# devices busy, few enough to stay in the caches of a CPU (`python bench.py`).
-GROUP, CHUNK = 10, 500
+# Images that pass through a group of models together: enough to keep devices busy, few enough to
+# stay in the caches of a CPU (`python bench.py`).
+CHUNK = 500
 
 
 def clipped(params, norm: float):
@@ -63,18 +64,19 @@ def vote(
     Returns:
         int [sample, class]: how many of the models predict the class.
     """
-    count = _counter(logits, engine.default_mapping().clients == "vmap")
+    mapper = Mapper(vmapped=default_mapping() == VMAP)
+    count = _counter(logits, mapper)
     chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
     counts = [jnp.zeros((len(chunk), CLASSES), jnp.int32) for chunk in chunks]
     with progress_bar(models, label, "model") as bar:
-        for start in range(0, models, GROUP):
-            numbers = start + np.arange(GROUP)
+        for start in range(0, models, mapper.group):
+            numbers = start + np.arange(mapper.group)
             made = _make(params, sigma, key, 0 * numbers if frozen else numbers)
             counts_as = (numbers < models).astype(np.int32)
             counts = [count(made, counts_as, *each) for each in zip(chunks, counts, strict=True)]
             # Or else all of them would be on their way at once, with their models in memory.
             jax.block_until_ready(counts)
-            bar.update(min(GROUP, models - start))
+            bar.update(min(mapper.group, models - start))
     return np.concatenate(jax.device_get(counts))
 
 
@@ -87,26 +89,13 @@ def _make(params, sigma, key, numbers):
 
 # Runs that differ in their seed alone share what is compiled.
 @lru_cache
-def _counter(logits, side_by_side):
+def _counter(logits, mapper):
     """Make (stacked models, whether each counts, images, votes so far) -> votes."""
-    # One by one on CPU, side by side on GPU, as clients are.
-    over_models = jax.vmap if side_by_side else _one_by_one
 
     @jax.jit
     def count(made, counts_as, images, counts):
-        chosen = over_models(lambda params: logits(params, images).argmax(-1))(made)
+        chosen = mapper.map(lambda params: logits(params, images).argmax(-1))(made)
         votes = jax.nn.one_hot(chosen, CLASSES, dtype=counts.dtype)
         return counts + jnp.tensordot(counts_as, votes, 1)
 
     return count
-
-
-def _one_by_one(function):
-    """As `jax.vmap`, without a loop or an axis in the compiled code."""
-
-    def mapped(stacked):
-        count = len(jax.tree.leaves(stacked)[0])
-        each = [jax.tree.map(lambda leaf, at=at: leaf[at], stacked) for at in range(count)]
-        return jnp.stack([function(one) for one in each])
-
-    return mapped

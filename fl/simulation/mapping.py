@@ -119,6 +119,30 @@ class Mapper(NamedTuple):
             return reduce(lambda carry, number: body(number, carry), range(count), carry)
         return lax.fori_loop(1, count, body, body(0, carry)) if count else carry
 
+    def iterate(self, step: Callable) -> Callable:
+        """Compile a step that is to be repeated.
+
+        Args:
+            step: (carry, *given) -> carry.
+
+        Returns:
+            (carry, number of steps, *given) -> carry, which gives up the carry passed in.
+        """
+        if self.vmapped:
+
+            def repeat(carry, count, *given):
+                return lax.fori_loop(0, count, lambda _, carry: step(carry, *given), carry)
+
+            return jax.jit(repeat, donate_argnums=0)
+        compiled = jax.jit(step, donate_argnums=0)
+
+        def dispatch(carry, count, *given):
+            for _ in range(count):
+                carry = compiled(carry, *given)
+            return carry
+
+        return dispatch
+
     def map(self, function: Callable) -> Callable:
         """As `jax.vmap`, for use in compiled code: all members at once, whatever the group."""
         if self.vmapped:
