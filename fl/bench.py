@@ -13,8 +13,8 @@ Metrics:
     cost_of_federation: a round's time over that of one centralised PGD training step on the same
         samples as one batch. 1 means that federating costs nothing.
     speedup_vs_vmap (or _unrolled): the mapping that is the default here against the other.
-    speedup_of_pooling: the mean client that stands for all (`fl.simulation.pooling`) against clients
-        that keep a state each.
+    speedup_of_pooling: the mean client that stands for all (`fl.simulation.pooling`) against
+        clients that keep a state each.
     rounds_per_s: of the engine.
     start_cold_s, start_warm_s: seconds from starting Python to the end of the first round, the
         first time and with compiled code kept on disk.

@@ -20,7 +20,7 @@ import optax
 from flax import serialization
 
 from fl.data import datasets
-from fl.experiment.progress import progress_bar
+from fl.progress import progress_bar
 from fl.simulation import training
 from fl.simulation.models import CLASSES, flax_max_pool
 

@@ -2,8 +2,8 @@
 
 Clients, and the random restarts of the attack on each, are *jobs*. They are mapped onto hardware as
 clients are, by a `Mapper`, and `bench.py` measures which one suits. The parameters are the same for
-all jobs, so that side by side each layer of a dense model sees one large matrix product, on CPU too;
-convolutions on CPU are unrolled, a job for each core.
+all jobs, so that side by side each layer of a dense model sees one large matrix product, on CPU
+too. Convolutions on CPU are unrolled, a job for each core.
 """
 
 import math
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fl.experiment.progress import progress_bar
+from fl.progress import progress_bar
 from fl.simulation.hardware import cores
 from fl.simulation.mapping import Mapper, is_convolutional
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fl.experiment.progress import progress_bar
+from fl.progress import progress_bar
 from fl.simulation import clip_and_noise
 from fl.simulation.mapping import VMAP, Mapper, default_mapping
 from fl.simulation.models import CLASSES

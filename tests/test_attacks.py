@@ -432,7 +432,7 @@ def test_an_attack_is_given_only_what_the_server_sees():
 
 
 def test_the_attacks_modules_cannot_reach_the_data():
-    allowed = {"fl.simulation.hardware", "fl.experiment.progress", "fl.simulation.training"}
+    allowed = {"fl.simulation.hardware", "fl.progress", "fl.simulation.training"}
     allowed |= {"analytic", "attacks", "matching", "observed", "optimise"}
     for name in ("analytic", "attacks", "matching", "observed", "optimise"):
         tree = ast.parse((FOLDER / f"{name}.py").read_text())

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fl.data.sampling import MinibatchSampler
-from fl.experiment.progress import progress_bar
+from fl.progress import progress_bar
 from fl.simulation import checkpoint
 from fl.simulation.engine import Federation
 from fl.simulation.rounds import State
