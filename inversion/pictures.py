@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from fl.experiment import figures, tables
+from fl.experiment import figures
+from fl.experiment.names import display_name
 
 COLUMNS = 8  # images side by side: the paper's batch
 BLOCKS = 3  # batches below one another on a page
@@ -51,9 +52,7 @@ def reconstruction_grid(
         ValueError: if there are no images, or not as many of everything.
     """
     true = np.asarray(true)
-    rows = {
-        tables.display_name(name): np.asarray(images) for name, images in reconstructions.items()
-    }
+    rows = {display_name(name): np.asarray(images) for name, images in reconstructions.items()}
     _check(true, labels, {name: images.shape for name, images in rows.items()}, true.shape)
     paths, page = [], COLUMNS * BLOCKS
     with mpl.rc_context(STYLE):
@@ -132,7 +131,7 @@ def gradcam_grid(
         ValueError: if there are no images, or not as many of everything.
     """
     images = np.asarray(images)
-    maps = {tables.display_name(name): np.asarray(found) for name, found in maps.items()}
+    maps = {display_name(name): np.asarray(found) for name, found in maps.items()}
     _check(images, labels, {name: found.shape for name, found in maps.items()}, images.shape[:3])
     with mpl.rc_context(STYLE):
         return figures.save(_gradcam_page(images, maps, labels), Path(path_stem))

@@ -5,7 +5,7 @@ makes of each client's update; open marks: of the aggregate. Runs that differ in
 seed, algorithm and data set get figures of their own. Runs that diverged are in no mean.
 """
 
-import sys
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 from result_tables import COMMON, NEEDS, TASK, is_private, the_attack
 from schema import RUN
 
-from fl.experiment import figures, reports, summary, tables
+from fl.experiment import figures, reports, summary
+from fl.experiment.names import display_name
 
 SETTING = ["model", "attack", "restarts", *COMMON]
 PANELS = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
@@ -29,20 +30,11 @@ ERRORS = {"elinewidth": 0.8, "capsize": 1.6, "capthick": 0.8, "linestyle": ""}
 
 def main() -> None:
     """Draw what the command line asks for and print the paths of the files."""
-    parser = reports.command_line(__doc__, Path(__file__).parent, "rounds=750 attack=cosine")
-    parser.add_argument(
-        "--output", type=Path, help="folder (default: figures, beside the results file)"
-    )
-    options = parser.parse_args()
-    frame = reports.load(parser, options, RUN, NEEDS)
-    output = options.output or options.results.parent / "figures"
-    paths = []
-    with mpl.rc_context(figures.STYLE):
-        for name, figure in (*score_figures(frame[~is_private(frame)]), *trade_figures(frame)):
-            paths += figures.save(figure, output / name)
-    if not paths:
-        sys.exit("nothing to draw: no run has a PSNR")
-    print(*paths, sep="\n")
+    parser = figures.command_line(__doc__, Path(__file__).parent, "rounds=750 attack=cosine")
+    options, frame = reports.load(parser, RUN, NEEDS)
+    frame = frame[frame["psnr"].notna()]
+    found = itertools.chain(score_figures(frame[~is_private(frame)]), trade_figures(frame))
+    figures.save_all(found, options, "no run has a PSNR")
 
 
 def score_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -51,21 +43,22 @@ def score_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     Args:
         frame: runs without differential privacy.
     """
-    found = list(summary.groups(frame[frame["psnr"].notna()], SETTING))
-    names = figures.names("scores", [values for values, _ in found], ("model", "attack"))
-    for name, (setting, view) in zip(names, found, strict=True):
+    found = list(summary.groups(frame, SETTING))
+    for name, setting, view in figures.named("scores", found, ("model", "attack")):
         view = view.assign(task=_tasks(view))
-        tasks, algorithms = list(dict.fromkeys(view["task"])), _algorithms(view)
+        tasks, algorithms = (
+            list(dict.fromkeys(view["task"])),
+            view["algorithm"].sort_values().unique(),
+        )
         # Room for every mark with its error bar.
         wide = len(tasks) * len(algorithms) > 12
         width = figures.PAGE_WIDTH if wide else figures.COLUMN_WIDTH
-        figure = Figure(figsize=(width, 3.3), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03)  # inches
+        figure = figures.blank(width, 3.3, gap=0.03)
         axes = figure.subplots(len(PANELS), 1, sharex=True)
         for axis, (metric, label) in zip(axes, PANELS.items(), strict=True):
             _draw_scores(axis, view, metric, tasks, algorithms)
             axis.set_ylabel(label)
-        model = tables.display_name(setting["model"])
+        model = display_name(setting["model"])
         axes[0].set_title(f"{model}, {the_attack(setting)}", pad=3)
         axes[-1].set_xticks(range(len(tasks)), tasks)
         figure.align_ylabels(axes)
@@ -86,23 +79,21 @@ def trade_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     by = [*TASK, *(name for name in SETTING if name not in TASK)]
     found = [
         ({**setting, **values}, rows[~is_private(rows)], grid)
-        for setting, rows in summary.groups(frame[frame["psnr"].notna()], by)
+        for setting, rows in summary.groups(frame, by)
         for values, grid in summary.groups(rows[is_private(rows)], ["algorithm"])
     ]
-    settings = [setting for setting, *_ in found]
-    names = figures.names("tradeoff", settings, ("dataset", "model", "attack"))
-    for name, (setting, reference, grid) in zip(names, found, strict=True):
-        figure = Figure(figsize=(figures.COLUMN_WIDTH, 3.4), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # inches
+    shown = ("dataset", "model", "attack")
+    for name, setting, reference, grid in figures.named("tradeoff", found, shown):
+        figure = figures.blank(figures.COLUMN_WIDTH, 3.4)
         axis = figure.subplots()
         shapes, tones = _draw_grid(axis, grid)
         _draw_reference(axis, reference)
-        task = [tables.display_name(setting[name]) for name in ("dataset", "model")]
+        task = [display_name(setting[name]) for name in ("dataset", "model")]
         axis.set_title(", ".join([*task, the_attack(setting)]), pad=3)
         axis.set_xlabel("PSNR of reconstructions (dB): higher leaks more")
         axis.set_ylabel("Test accuracy (%)")
         axis.margins(0.08)
-        algorithm = tables.display_name(setting["algorithm"])
+        algorithm = display_name(setting["algorithm"])
         known = figures.legend_entries(figure).items()
         _legend(
             figure,
@@ -115,7 +106,7 @@ def trade_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 def _tasks(view):
     """Names of data sets, with the clients and the accuracy aimed at where these differ."""
-    texts = view["dataset"].map(tables.display_name)
+    texts = view["dataset"].map(display_name).astype(str)
     for column, form in (("clients", "{:,} clients"), ("converge", "until {:.0%}")):
         differs = view.groupby("dataset")[column].transform("nunique", dropna=False) > 1
         more = view[column].map(
@@ -123,10 +114,6 @@ def _tasks(view):
         )
         texts = texts + ("\n" + more).where(differs, "")
     return texts
-
-
-def _algorithms(view):
-    return tables.display_order(view["algorithm"])
 
 
 def _draw_scores(axis, view, metric, tasks, algorithms):
@@ -145,7 +132,7 @@ def _draw_scores(axis, view, metric, tasks, algorithms):
                 marker=look.marker,
                 markersize=4,
                 markerfacecolor="white" if source else look.color,
-                label=None if source else tables.display_name(algorithm),
+                label=None if source else display_name(algorithm),
                 **ERRORS,
             )
     axis.set_xlim(-0.5, len(tasks) - 0.5)
@@ -167,7 +154,7 @@ def _source_entries():
 
 def _draw_grid(axis, grid):
     """Draw a mark for each clipping bound (its shape) and noise (its colour); return the legend."""
-    stats = summary.mean_and_std(grid.sort_values(["clip", "noise"]), ["clip", "noise"], "psnr")
+    stats = summary.mean_and_std(grid, ["clip", "noise"], "psnr")
     heights = summary.mean_and_std(grid, ["clip", "noise"], "final_accuracy")
     stats = stats.merge(heights, on=["clip", "noise"], suffixes=("", "_accuracy"))
     clips, noises = (sorted(grid[name].unique()) for name in ("clip", "noise"))
@@ -191,7 +178,7 @@ def _draw_reference(axis, reference):
     stats = stats.merge(heights, on="algorithm", suffixes=("", "_accuracy"))
     for point in stats.itertuples():
         look = figures.look(point.algorithm)
-        label = tables.display_name(point.algorithm)
+        label = display_name(point.algorithm)
         _draw_point(axis, point, look.color, look.marker, "white", label)
 
 

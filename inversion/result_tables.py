@@ -6,15 +6,17 @@ PSNR and SSIM side by side. With --dp the grid of clipping bounds and noise, wit
 attack. Runs that differ in more than their seed are never averaged.
 """
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from schema import RUN
 
-from fl.experiment import reports, summary, tables
-from fl.experiment.reports import Metric, Table, count
+from fl.experiment import layout, reports, summary
+from fl.experiment.layout import Metric, count
+from fl.experiment.names import display_name
+from fl.experiment.reports import Table
 
 # The same for all runs in a table of one attack, and in one of all attacks.
 COMMON = ["rounds", "batch_size", "alpha", "partition", "variant", "overrides"]
@@ -22,6 +24,7 @@ SETTING = ["attack", "restarts", *COMMON]
 # Clients and the accuracy at which training stops go with data set and model.
 TASK = ["dataset", "model", "clients", "converge"]
 PAPER = ["dataset", "model", "algorithm", "attack", "clip", "noise"]
+PUBLISHED = "100 clients (75 with CNN2), batch size 8 (iDLG: 1) and 750 rounds"
 SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 ATTACKS = {
     "representation": "Representation",
@@ -31,8 +34,6 @@ ATTACKS = {
     "analytic": "Analytic",
 }
 UPDATE, AGGREGATE = "Each client's update", "Aggregate"
-
-
 # As many as fit on a page.
 METRICS = (
     Metric("final_accuracy", "Model", "Accuracy (%)", 100, 1, always=True),
@@ -44,6 +45,14 @@ METRICS = (
     Metric("global_psnr", AGGREGATE, "PSNR (dB)", decimals=2),
     Metric("global_ssim", AGGREGATE, "SSIM"),
 )
+# What the reader must know of a column.
+NOTES = {
+    "labels_recovered": "Labels: share of the true labels that the attacker infers",
+    "classifier_distance": ("Classifier: cosine distance between a separate classifier's outputs"),
+    "global_psnr": (
+        f"{AGGREGATE}: the attack on the mean over all clients, scored against all images"
+    ),
+}
 NEEDS = ["status", *(metric.column for metric in METRICS)]
 
 
@@ -54,9 +63,9 @@ def main() -> None:
     kind.add_argument("--dp", action="store_true", help="differential privacy instead")
     kind.add_argument("--idlg", action="store_true", help="the iDLG attack instead")
     reports.add_table_options(parser)
-    options = parser.parse_args()
-    frame = reports.load(parser, options, RUN, NEEDS)
+    options, frame = reports.load(parser, RUN, NEEDS)
     paper = reports.read_paper(options.paper, PAPER)
+    frame = frame.assign(attack=summary.ordered(frame["attack"], ATTACKS))
 
     plain = frame[~is_private(frame)]
     is_idlg = plain["attack"] == "idlg"
@@ -66,11 +75,9 @@ def main() -> None:
         found = list(main_tables(plain[is_idlg], paper))
     else:
         found = [*main_tables(plain[~is_idlg], paper), *attack_tables(plain, paper)]
-    if not found:
-        sys.exit(f"no such runs: {_others(options)}")
-    print("\n".join(reports.typeset(found, "inversion", options.markdown, bold=False)), end="")
-    if left_out := reports.count_left_out(frame, found):
-        print(f"note: {left_out} other runs: {_others(options)}", file=sys.stderr)
+    given = options.dp or options.idlg
+    hint = "try without --dp and --idlg" if given else "try --dp or --idlg"
+    reports.show(found, frame, "inversion", options, hint)
 
 
 def is_private(frame: pd.DataFrame) -> pd.Series:
@@ -85,17 +92,10 @@ def main_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Tab
         frame: runs without differential privacy.
         paper: published figures, or None.
     """
-    frame = summary.in_order(frame.assign(run=frame.index), {"attack": list(ATTACKS)})
-    for setting, rows in summary.groups(frame.set_index("run"), SETTING):
-        view = rows.assign(task=_tasks(rows), name=_names(rows["algorithm"]))
-        cells, notes = _cells(view, ["task", "name"], METRICS, paper)
+    for setting, rows in summary.groups(frame.sort_values("attack", kind="stable"), SETTING):
+        view = rows.assign(task=_tasks(rows))
         what = f"Reconstruction by the {the_attack(setting)}"
-        yield Table(
-            name=setting["attack"],
-            caption=_caption(what, view, setting, notes),
-            cells=cells.rename_axis(index=["task", "algorithm"]),
-            runs=view.index,
-        )
+        yield _table(setting["attack"], what, view, ["task", "algorithm"], setting, paper)
 
 
 def dp_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Table]:
@@ -106,29 +106,24 @@ def dp_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Table
         paper: published figures, or None.
     """
     for setting, rows in summary.groups(frame, [*TASK, *SETTING]):
-        reference = rows[~is_private(rows)]
-        reference = reference.assign(
-            clipping="Without DP", deviation=_names(reference["algorithm"])
-        )
         for values, grid in summary.groups(rows[is_private(rows)], ["algorithm"]):
-            grid = grid.sort_values(["clip", "noise"], kind="stable")
-            grid = grid.assign(
-                clipping=grid["clip"].map("C = {:g}".format),
-                deviation=grid["noise"].map((SIGMA + " = {:g}").format),
+            view = pd.concat([rows[~is_private(rows)], grid])
+            view = view.sort_values(["clip", "noise"], kind="stable", na_position="first")
+            noises = view["noise"].map(f"{SIGMA} = {{:g}}".format)
+            names = view["algorithm"].map(partial(display_name, short=True)).astype(str)
+            clips = view["clip"].map("C = {:g}".format).mask(view["clip"].isna(), "Without DP")
+            view = view.assign(
+                clipping=summary.ordered(clips),
+                noise_name=summary.ordered(noises.mask(view["noise"].isna(), names)),
             )
-            view = pd.concat([reference, grid])
-            cells, notes = _cells(view, ["clipping", "deviation"], METRICS, paper)
-            algorithm = tables.display_name(values["algorithm"])
             what = (
-                f"{_task(setting)}: {algorithm} under the {the_attack(setting)}, by the "
-                f"clients' clipping bound C and noise deviation {SIGMA}"
+                f"{_task(setting)}: {display_name(values['algorithm'])} under the "
+                f"{the_attack(setting)}, by the clients' clipping bound C and noise deviation "
+                f"{SIGMA}"
             )
-            yield Table(
-                name=f"dp-{setting['dataset']}-{setting['model']}",
-                caption=_caption(what, view, setting, notes),
-                cells=cells.rename_axis(index=["clipping", "noise"]),
-                runs=view.index,
-            )
+            name = f"dp-{setting['dataset']}-{setting['model']}"
+            shared = {column: setting[column] for column in SETTING}
+            yield _table(name, what, view, ["clipping", "noise_name"], shared, paper)
 
 
 def attack_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Table]:
@@ -141,93 +136,35 @@ def attack_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[T
     for setting, rows in summary.groups(frame, COMMON):
         if rows["attack"].nunique() < 2:
             continue
-        order = {name: rows[name].unique() for name in TASK} | {"attack": list(ATTACKS)}
-        view = summary.in_order(rows.assign(run=rows.index), order)
-        attacks = [_attack(row) for row in view.to_dict("records")]
-        view = view.assign(task=_tasks(view), name=attacks).set_index("run")
-        algorithms = tables.display_order(view["algorithm"])
         # More columns would not fit on a page.
-        wanted = METRICS[1:3] if len(algorithms) <= 4 else METRICS[1:2]
-        parts, notes = [], []
-        for algorithm in algorithms:
-            span = tables.display_name(algorithm, short=True)
-            metrics = [
-                metric._replace(span=span, decimals=metric.decimals - 1) for metric in wanted
-            ]
-            own = view[view["algorithm"] == algorithm]
-            cells, more = _cells(own, ["task", "name"], metrics, paper)
-            parts.append(cells)
-            notes += more
-        held = set().union(*(part.index for part in parts))
-        keys = view[["task", "name"]].drop_duplicates().itertuples(index=False, name=None)
-        both = [(task, name + source) for task, name in keys for source in ("", reports.PUBLISHED)]
-        index = pd.MultiIndex.from_tuples([key for key in both if key in held])
-        cells = pd.concat([part.reindex(index) for part in parts], axis=1).fillna(tables.DASH)
-        yield Table(
-            name="attacks",
-            caption=_caption(
-                "Reconstruction by several attacks", view, setting, dict.fromkeys(notes)
-            ),
-            cells=cells.rename_axis(index=["task", "attack"]),
-            runs=view.index,
+        metrics = METRICS[1:3] if rows["algorithm"].nunique() <= 4 else METRICS[1:2]
+        metrics = [metric._replace(decimals=metric.decimals - 1) for metric in metrics]
+        rows = rows.sort_values(["attack", "restarts"], kind="stable")
+        attacks = summary.ordered([_attack(row) for row in rows.to_dict("records")])
+        view = rows.assign(task=_tasks(rows), attack_name=attacks)
+        what = "Reconstruction by several attacks"
+        yield _table(
+            "attacks", what, view, ["task", "attack_name"], setting, paper, metrics, ["algorithm"]
         )
 
 
-def _cells(view, rows, metrics, paper):
-    """Lay out a column for each metric that has values; also say what the reader must know.
-
-    Args:
-        view: runs.
-        rows: columns of names: group and row.
-        metrics: of `METRICS`.
-        paper: published figures, or None.
-    """
-    cells, shown = reports.metric_cells(view, rows, metrics, paper, PAPER)
-    return cells, list(_notes(shown))
-
-
-def _notes(shown):
-    names = {metric.column for metric in shown}
-    stats = pd.concat(shown.values())
-    if "labels_recovered" in names:
-        yield "Labels: share of the true labels that the attacker infers"
-    if "classifier_distance" in names:
-        yield "Classifier: cosine distance between a separate classifier's outputs"
-    if "global_psnr" in names:
-        yield f"{AGGREGATE}: the attack on the mean over all clients, scored against all images"
-    if stats["diverged"].any():
-        yield "Each † stands for a run that diverged and is left out of the mean"
-    if stats["missing"].any():
-        yield (
-            "Each ‡ stands for a run without this score, such as one where no label was "
-            "recovered, left out of the mean"
-        )
-    if (stats["source"] != "").any():
-        yield (
-            "Rows marked paper: as published, for 100 clients (75 with CNN2), batch size 8 "
-            "(iDLG: 1) and 750 rounds"
-        )
-
-
-def _caption(what, view, setting, notes):
-    identity = [name for name in RUN if name != "seed"]
-    several = view.groupby(identity, dropna=False).size().max() > 1
-    spread = " (standard deviation)" if several else ""
+def _table(name, what, view, rows, setting, paper, metrics=METRICS, columns=()):
+    """A table of the runs of a setting: `name` for its label, `what` for its caption."""
+    cells, stats = layout.lay_out(view, rows, columns, metrics, paper, PAPER)
     rounds = count(setting["rounds"], "round")
-    phrases = [
-        f"Batch size {setting['batch_size']}",
-        reports.describe_partition(setting),
-        f"{setting['variant']} variant",
-        f"at most {rounds}" if view["converge"].notna().any() else rounds,
-    ]
-    if pd.notna(setting["overrides"]):
-        phrases.append(setting["overrides"])
-    sentences = [
-        f"{what}: mean{spread} over {reports.describe_seeds(view, RUN)}",
-        ", ".join(phrases),
-        "The higher PSNR and SSIM, the more of the images leaks",
-    ]
-    return ". ".join([*sentences, *notes]) + "."
+    if view["converge"].notna().any():
+        rounds = f"at most {rounds}"
+    notes = ["The higher PSNR and SSIM, the more of the images leaks"]
+    notes += [text for column, text in NOTES.items() if column in set(stats["metric"])]
+    notes += layout.notes(
+        stats, "without this score, such as one where no label was recovered", PUBLISHED
+    )
+    return Table(
+        name=name,
+        caption=layout.caption(what, view, RUN, layout.describe(setting, rounds), notes),
+        cells=cells.rename_axis(index={"attack_name": "attack", "noise_name": "noise"}),
+        runs=view.index,
+    )
 
 
 def _attack(setting):
@@ -248,24 +185,17 @@ def _restarts(setting):
 
 
 def _tasks(frame):
-    return [_task(row) for row in frame[TASK].to_dict("records")]
+    """Names of tasks, in the order of data sets and models."""
+    keys = frame[TASK].drop_duplicates().sort_values(TASK, na_position="first")
+    first = [_task(key) for key in keys.to_dict("records")]
+    return summary.ordered([_task(row) for row in frame[TASK].to_dict("records")], first)
 
 
 def _task(setting):
-    names = [tables.display_name(setting[name], short=True) for name in ("dataset", "model")]
-    text = f"{', '.join(names)}, {count(setting['clients'], 'client')}"
+    text = layout.task_name(setting)
     if pd.notna(setting["converge"]):
         text += f", trained until {100 * setting['converge']:.4g}% accuracy"
     return text
-
-
-def _names(algorithms: Sequence[str]) -> list[str]:
-    return [tables.display_name(name, short=True) for name in algorithms]
-
-
-def _others(options):
-    given = options.dp or options.idlg
-    return "try without --dp and --idlg" if given else "try --dp or --idlg"
 
 
 if __name__ == "__main__":

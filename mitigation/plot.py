@@ -4,17 +4,20 @@ Lines are means over seeds, bands one sample standard deviation. Runs that diffe
 seed and defence get figures of their own. Runs that diverged are in no mean.
 """
 
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
+import trigger_picture
 from matplotlib.figure import Figure
-from result_tables import ATTACKS, DEFENCES, NEEDS, SETTING, TASK, defence_names
+from result_tables import ATTACKS, NEEDS, SETTING, TASK, defence_names, in_order
 from schema import CURVE, RUN
 
-from fl.experiment import figures, reports, results, summary, tables
+from fl.data.datasets import DatasetUnavailableError
+from fl.experiment import figures, reports, results, summary
+from fl.experiment.names import display_name
 
 NAMED = ("dataset", "model", "attack")  # in the name of every figure
 # Colours that the colour-blind can tell apart, and dashes for those who see none.
@@ -28,29 +31,22 @@ BEFORE, AFTER = 2, 12
 
 def main() -> None:
     """Draw what the command line asks for and print the paths of the files."""
-    parser = reports.command_line(__doc__, Path(__file__).parent, "rounds=3000 attack=one_shot")
-    parser.add_argument(
-        "--output", type=Path, help="folder (default: figures, beside the results file)"
-    )
+    parser = figures.command_line(__doc__, Path(__file__).parent, "rounds=3000 attack=one_shot")
     parser.add_argument(
         "--no-trigger", action="store_true", help="leave out the trigger, which needs the data"
     )
     parser.add_argument("--data-dir", type=Path, help="where TensorFlow Datasets keeps data")
-    options = parser.parse_args()
-    frame = reports.load(parser, options, RUN, NEEDS)
-    output = options.output or options.results.parent / "figures"
-    history = _read(results.history_path(options.results), frame, ["round", *SCORES])
-    curves = _read(results.curves_path(options.results), frame, list(CURVE))
-    paths = []
-    with mpl.rc_context(figures.STYLE):
-        for name, figure in (*backdoor_figures(history), *certificate_figures(curves)):
-            paths += figures.save(figure, output / name)
-        if not options.no_trigger:
-            for name in dict.fromkeys(frame["dataset"]):
-                paths += _trigger(name, options.data_dir, output)
-    if not paths:
-        sys.exit("nothing to draw: there is neither a history nor a certificate")
-    print(*paths, sep="\n")
+    options, frame = reports.load(parser, RUN, NEEDS)
+    beside = results.history_path(options.results), results.curves_path(options.results)
+    history = reports.read_beside(beside[0], frame, RUN, ["round", *SCORES])
+    curves = reports.read_beside(beside[1], frame, RUN, CURVE)
+    shown = [] if options.no_trigger else frame["dataset"].unique()
+    found = itertools.chain(
+        backdoor_figures(history),
+        certificate_figures(curves),
+        trigger_figures(shown, options.data_dir),
+    )
+    figures.save_all(found, options, "there is neither a history nor a certificate")
 
 
 def backdoor_figures(history: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -61,8 +57,7 @@ def backdoor_figures(history: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """
     for name, setting, view in _settings("backdoor", history):
         one_shot = setting["attack"] == "one_shot"
-        figure = Figure(figsize=(figures.PAGE_WIDTH, 3.6), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03)  # inches
+        figure = figures.blank(figures.PAGE_WIDTH, 3.6, gap=0.03)
         ratios = [2, 1] if one_shot else [1]
         axes = figure.subplots(2, len(ratios), width_ratios=ratios, sharey="row", squeeze=False)
         for row, (score, label) in zip(axes, SCORES.items(), strict=True):
@@ -93,13 +88,12 @@ def certificate_figures(curves: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         curves: points of the certificates of finished runs.
     """
     for name, setting, view in _settings("certificate", curves):
-        figure = Figure(figsize=(figures.PAGE_WIDTH, 2.4), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # inches
+        figure = figures.blank(figures.PAGE_WIDTH, 2.4)
         axes = figure.subplots(1, 2, sharex=True)
         for axis, (score, label) in zip(axes, CERTIFIED.items(), strict=True):
             # Each run has radii of its own, so that seeds cannot be averaged point by point.
             for _, run in summary.groups(view, ["line", "seed"]):
-                _draw(axis, run.assign(status="ok"), "radius", score, names=view["line"])
+                _draw(axis, run.assign(status="ok"), "radius", score)
             axis.set_ylabel(label)
             axis.set_ylim(-3, 103)
             axis.set_xlabel("Radius (L2 distance of pixel intensities)")
@@ -109,47 +103,42 @@ def certificate_figures(curves: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         yield name, figure
 
 
-def _read(path, frame, needs):
-    """Rows of another file that belong to the runs in `frame`, each once."""
-    try:
-        found = results.read(path, [*RUN, *needs])
-    except results.ResultsError as error:
-        print(f"left out: {error}", file=sys.stderr)
-        return pd.DataFrame(columns=[*RUN, "status"])
-    # A run that was killed before it was recorded, and resumed, is there twice.
-    found = found.drop_duplicates([*RUN, needs[0]], keep="last")
-    keys = [name for name in RUN if frame[name].notna().any() or found[name].notna().any()]
-    return frame[[*keys, "status"]].merge(found, on=keys)
+def trigger_figures(names: Iterable[str], data_dir: Path | None) -> Iterator[tuple[str, Figure]]:
+    """Yield name and figure of the trigger on images of each data set that is at hand.
+
+    Args:
+        names: of data sets.
+        data_dir: as for `fl.data.datasets.load`.
+    """
+    for name in names:
+        try:
+            yield f"trigger_{name}", trigger_picture.draw(name, data_dir)
+        except DatasetUnavailableError as error:
+            print(f"no picture of the trigger on {name}: {error}", file=sys.stderr)
 
 
 def _settings(prefix, rows):
     """Split rows into figures -> name, setting, rows with the column `line`."""
-    if rows.empty:
-        return
     by = [*TASK, *SETTING]
-    rows = rows.assign(**{name: None for name in by if name not in rows})
-    found = list(summary.groups(rows, by))
-    names = figures.names(prefix, [setting for setting, _ in found], NAMED)
-    for name, (setting, view) in zip(names, found, strict=True):
-        view = view.sort_values("eps", kind="stable", na_position="first")
-        view = summary.in_order(view, {"defence": list(DEFENCES)})
-        yield name, setting, view.assign(line=defence_names(view))
+    rows = in_order(rows.assign(**{name: None for name in by if name not in rows}))
+    found = [
+        (setting, view.assign(line=defence_names(view)))
+        for setting, view in summary.groups(rows, by)
+    ]
+    return figures.named(prefix, found, NAMED)
 
 
-def _draw(axis, view, x, score, names=None):
+def _draw(axis, view, x, score):
     """Draw a line and a band for each defence."""
-    order = list(dict.fromkeys(view["line"] if names is None else names))
-    stats = summary.mean_and_std(view.sort_values(x, kind="stable"), ["line", x], score)
-    for line, points in stats.groupby("line", sort=False):
-        number = order.index(line)
-        mean, std = 100 * points["mean"], 100 * points["std"].fillna(0)
-        color = COLORS[number % len(COLORS)]
-        low, high = (mean - std).clip(0, 100), (mean + std).clip(0, 100)
-        axis.fill_between(points[x], low, high, color=color, alpha=0.15, linewidth=0)
-        axis.plot(
+    stats = summary.mean_and_std(view, ["line", x], score)
+    for line, points in stats.groupby("line"):
+        # A line has its colour also where the run has not all the lines.
+        number = view["line"].cat.categories.get_loc(line)
+        figures.draw_shares(
+            axis,
             points[x],
-            mean,
-            color=color,
+            points,
+            COLORS[number % len(COLORS)],
             # A colour that comes again has other dashes.
             linestyle=DASHES[(number + number // len(COLORS)) % len(DASHES)],
             linewidth=1.3,
@@ -168,30 +157,13 @@ def _mark_attack(axis, setting):
 
 
 def _title(setting):
-    names = [tables.display_name(setting[name]) for name in ("dataset", "model", "algorithm")]
+    names = [display_name(setting[name]) for name in ("dataset", "model", "algorithm")]
     return f"{', '.join(names)} under {ATTACKS.get(setting['attack'], setting['attack'])}"
 
 
 def _legend(figure):
-    found = {}
-    for axis in figure.axes:
-        handles, labels = axis.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    figure.legend(found.values(), found.keys(), loc="outside right center", handlelength=2.6)
-
-
-def _trigger(name, data_dir, output):
-    """Draw the trigger on images of a data set, if that is at hand."""
-    import trigger_picture  # loads the data, which other figures can do without
-
-    from fl.data.datasets import DatasetUnavailableError
-
-    try:
-        figure = trigger_picture.draw(name, data_dir)
-    except DatasetUnavailableError as error:
-        print(f"no picture of the trigger on {name}: {error}", file=sys.stderr)
-        return []
-    return figures.save(figure, output / f"trigger_{name}")
+    entries = figures.legend_entries(figure)
+    figure.legend(entries.values(), entries.keys(), loc="outside right center", handlelength=2.6)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,16 @@ right after the attack and at the end, and the rounds until it is gone, by defen
 averaged.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 from schema import RUN
 
-from fl.experiment import reports, summary, tables
-from fl.experiment.reports import Metric, Table, count
+from fl.experiment import layout, reports, summary
+from fl.experiment.layout import Metric, count
+from fl.experiment.names import display_name
+from fl.experiment.reports import Table
 
 # The same for all runs in a table.
 SETTING = [
@@ -23,6 +24,7 @@ SETTING = [
 ]
 TASK = ["dataset", "model", "clients"]
 PAPER = ["dataset", "model", "attack", "defence", "eps"]
+PUBLISHED = "100 clients (75 with CNN2), batch size 32, and an attack after 2,000 of 3,000 rounds"
 ATTACKS = {
     "none": "no attack",
     "continuous": "a continuous attack",
@@ -70,15 +72,11 @@ def main() -> None:
         "--aggregators", action="store_true", help="only without defence, and robust aggregators"
     )
     reports.add_table_options(parser)
-    options = parser.parse_args()
-    frame = reports.load(parser, options, RUN, NEEDS)
+    options, frame = reports.load(parser, RUN, NEEDS)
     paper = reports.read_paper(options.paper, PAPER)
     found = list(attack_tables(frame[_wanted(frame, options)], paper))
-    if not found:
-        sys.exit("no such runs: try without --one-shot, --continuous, --pgd, ...")
-    print("\n".join(reports.typeset(found, "mitigation", options.markdown, bold=False)), end="")
-    if left_out := reports.count_left_out(frame, found):
-        print(f"note: {left_out} other runs", file=sys.stderr)
+    hint = "try without --one-shot, --continuous, --pgd, ..."
+    reports.show(found, frame, "mitigation", options, hint)
 
 
 def _wanted(frame, options):
@@ -101,23 +99,31 @@ def attack_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[T
         frame: finished runs.
         paper: published figures, or None.
     """
-    order = {"attack": list(ATTACKS)}
-    order |= {name: tables.display_order(frame[name]) for name in ("dataset", "model")}
-    order |= {"defence": list(DEFENCES)}
-    frame = frame.assign(run=frame.index).sort_values("eps", kind="stable", na_position="first")
-    frame = summary.in_order(frame, order).set_index("run")
-    for setting, rows in summary.groups(frame, SETTING):
-        view = rows.assign(task=_tasks(rows), name=defence_names(rows))
-        cells, shown = reports.metric_cells(view, ["task", "name"], METRICS, paper, PAPER)
+    frame = in_order(frame.assign(attack=summary.ordered(frame["attack"], ATTACKS)))
+    for setting, view in summary.groups(frame.sort_values("attack", kind="stable"), SETTING):
+        tasks = [layout.task_name(row) for row in view[TASK].to_dict("records")]
+        view = view.assign(task=summary.ordered(tasks), defence_name=defence_names(view))
+        cells, stats = layout.lay_out(view, ["task", "defence_name"], [], METRICS, paper, PAPER)
+        what = f"{display_name(setting['algorithm'], short=True)} under "
+        what += ATTACKS.get(setting["attack"], setting["attack"])
+        notes = [*_certified(view, stats), *layout.notes(stats, "without this score", PUBLISHED)]
+        phrases = layout.describe(setting, _rounds(setting))
         yield Table(
             name=setting["attack"].replace("_", "-"),
-            caption=_caption(view, setting, shown),
-            cells=cells.rename_axis(index=["task", "defence"]),
+            caption=layout.caption(what, view, RUN, phrases, notes),
+            cells=cells.rename_axis(index={"defence_name": "defence"}),
             runs=view.index,
         )
 
 
-def defence_names(frame: pd.DataFrame) -> list[str]:
+def in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sort runs by task, defence and eps."""
+    frame = frame.assign(defence=summary.ordered(frame["defence"], DEFENCES))
+    by = ["dataset", "model", "clients", "defence", "eps", "adversaries", "delta"]
+    return frame.sort_values(by, kind="stable", na_position="first")
+
+
+def defence_names(frame: pd.DataFrame) -> pd.Categorical:
     """Names for display of the defences of runs, with eps and what else tells them apart."""
     names = []
     for row in frame[["defence", "eps"]].to_dict("records"):
@@ -131,58 +137,21 @@ def defence_names(frame: pd.DataFrame) -> list[str]:
             f"{name}, {form.format(value)}" if differs else name
             for name, value, differs in zip(names, frame[column], several, strict=True)
         ]
-    return names
+    return summary.ordered(names)
 
 
-def _tasks(frame):
-    return [
-        f"{tables.display_name(row['dataset'], short=True)}, "
-        f"{tables.display_name(row['model'], short=True)}, {count(row['clients'], 'client')}"
-        for row in frame[TASK].to_dict("records")
-    ]
+def _rounds(setting):
+    rounds = count(setting["rounds"], "round")
+    if setting["attack"] == "none":
+        return rounds
+    return f"attacked after {setting['start_round']:,} of {rounds}"
 
 
-def _caption(view, setting, shown):
-    identity = [name for name in RUN if name != "seed"]
-    several = view.groupby(identity, dropna=False).size().max() > 1
-    spread = " (standard deviation)" if several else ""
-    algorithm = tables.display_name(setting["algorithm"], short=True)
-    what = f"{algorithm} under {ATTACKS.get(setting['attack'], setting['attack'])}"
-    phrases = [
-        count(setting["rounds"], "round"),
-        f"batch size {setting['batch_size']}",
-        reports.describe_partition(setting),
-        f"{setting['variant']} variant",
-    ]
-    if setting["attack"] != "none":
-        phrases.insert(0, f"Attacked after {count(setting['start_round'], 'round')} of")
-        phrases[:2] = [" ".join(phrases[:2])]
-    if setting["local_steps"] > 1:
-        phrases.append(f"{setting['local_steps']} local steps a round")
-    if pd.notna(setting["overrides"]):
-        phrases.append(setting["overrides"])
-    sentences = [
-        f"{what}: mean{spread} over {reports.describe_seeds(view, RUN)}",
-        ", ".join(phrases),
-        *_notes(view, shown),
-    ]
-    return ". ".join(sentences) + "."
-
-
-def _notes(view, shown):
-    columns = {metric.column for metric in shown}
-    if "certified_accuracy" in columns:
+def _certified(view, stats):
+    if "certified_accuracy" in set(stats["metric"]):
         delta = sorted(view["delta"].dropna().unique())
         radius = f"{delta[0]:g}" if len(delta) == 1 else f"{EPS} (without one: {EPS} = 0.1)"
         yield f"Certified: at a radius of at least {radius}"
-    stats = pd.concat(shown.values())
-    if stats["diverged"].any():
-        yield "Each † stands for a run that diverged and is left out of the mean"
-    if (stats["source"] != "").any():
-        yield (
-            "Rows marked paper: as published, for 100 clients (75 with CNN2), batch size 32, and "
-            "an attack after 2,000 of 3,000 rounds"
-        )
 
 
 if __name__ == "__main__":

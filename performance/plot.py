@@ -5,19 +5,19 @@ seed and algorithm get figures or panels of their own. A cross on the lower edge
 that diverged; they are in no mean.
 """
 
+import itertools
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 from result_tables import NEEDS, aggregation_views, grids, total_steps
 from runs import RUN
 
-from fl.experiment import figures, reports, results, summary, tables
+from fl.experiment import figures, layout, reports, results, summary
+from fl.experiment.names import display_name
 
 TASK = ("dataset", "model")  # in the name of every figure
 MARKERS = 8  # on a line of many points
@@ -25,21 +25,13 @@ MARKERS = 8  # on a line of many points
 
 def main() -> None:
     """Draw what the command line asks for and print the paths of the files."""
-    parser = reports.command_line(__doc__, Path(__file__).parent, "rounds=3000 aggregation=clear")
-    parser.add_argument(
-        "--output", type=Path, help="folder (default: figures, beside the results file)"
-    )
-    options = parser.parse_args()
-    frame = reports.load(parser, options, RUN, NEEDS)
-    output = options.output or options.results.parent / "figures"
-    history = _read_history(results.history_path(options.results), frame)
-    paths = []
-    with mpl.rc_context(figures.STYLE):
-        for name, figure in (*local_step_figures(frame), *round_figures(history)):
-            paths += figures.save(figure, output / name)
-    if not paths:
-        sys.exit("nothing to draw: there is neither a history nor a second number of local steps")
-    print(*paths, sep="\n")
+    parser = figures.command_line(__doc__, Path(__file__).parent, "rounds=3000 aggregation=clear")
+    options, frame = reports.load(parser, RUN, NEEDS)
+    path = results.history_path(options.results)
+    history = reports.read_beside(path, frame, RUN, ["round", "accuracy"])
+    found = itertools.chain(local_step_figures(frame), round_figures(history))
+    otherwise = "there is neither a history nor a second number of local steps"
+    figures.save_all(found, options, otherwise)
 
 
 def local_step_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -53,16 +45,13 @@ def local_step_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         ({**setting, "aggregation": aggregation, "rounds": total_steps(grid).iloc[0]}, grid)
         for setting, aggregation, grid in grids(frame[frame["convergence"].isna()])
     ]
-    names = figures.names("local_steps", [setting for setting, _ in found], TASK)
-    for name, (_, grid) in zip(names, found, strict=True):
-        by = ["alpha", "algorithm", "local_steps"]
-        order = {"alpha": sorted(grid["alpha"].dropna().unique()), "algorithm": _order(grid)}
-        stats = summary.mean_and_std(grid.sort_values("local_steps"), by, "final_accuracy", order)
+    for name, _, grid in figures.named("local_steps", found, TASK):
+        stats = summary.mean_and_std(grid, ["alpha", "algorithm", "local_steps"], "final_accuracy")
         panels = list(summary.groups(stats, ["alpha"]))
         figure, axes = _panels(len(panels))
         for axis, (values, panel) in zip(axes, panels, strict=True):
             if pd.notna(values["alpha"]):
-                axis.set_title(f"{reports.ALPHA} = {values['alpha']:g}", pad=3)
+                axis.set_title(f"{layout.ALPHA} = {values['alpha']:g}", pad=3)
             _draw(axis, panel, "local_steps", panel)
             _log_ticks(axis, sorted(grid["local_steps"].unique()))
         _label(figure, "Local steps per round")
@@ -81,16 +70,13 @@ def round_figures(history: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         for values, rows in summary.groups(history, setting)
         for aggregation, view in aggregation_views(rows)
     ]
-    names = figures.names("accuracy", [values for values, _ in found], TASK)
-    for name, (_, view) in zip(names, found, strict=True):
-        by = ["algorithm", "round"]
-        order = {"algorithm": _order(view)}
-        stats = summary.mean_and_std(view.sort_values("round"), by, "accuracy", order)
+    for name, _, view in figures.named("accuracy", found, TASK):
+        stats = summary.mean_and_std(view, ["algorithm", "round"], "accuracy")
         # A line ends where the first of its runs does (at convergence): behind that, the mean
         # would jump as runs drop out.
         runs = stats.groupby("algorithm")["runs"]
         figure, axes = _panels(1)
-        last = stats.groupby("algorithm", sort=False).tail(1)
+        last = stats.groupby("algorithm").tail(1)
         _draw(axes[0], stats[stats["runs"] == runs.transform("max")], "round", last)
         axes[0].locator_params(axis="x", nbins=6, integer=True)
         axes[0].xaxis.set_major_formatter("{x:,.0f}")
@@ -98,28 +84,11 @@ def round_figures(history: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         yield name, figure
 
 
-def _read_history(path, frame):
-    """Evaluations of the runs in `frame`, each once, with the status of the run."""
-    try:
-        history = results.read(path, [*RUN, "round", "accuracy"])
-    except results.ResultsError as error:
-        print(f"no accuracy against rounds: {error}", file=sys.stderr)
-        return pd.DataFrame(columns=RUN)
-    # A run that was killed and resumed may have evaluated a round twice.
-    history = history.drop_duplicates([*RUN, "round"], keep="last")
-    return frame[[*RUN, "status"]].merge(history, on=RUN)
-
-
-def _order(frame):
-    return tables.display_order(frame["algorithm"])
-
-
 def _panels(count):
     columns = min(count, 2)
     rows = math.ceil(count / columns)
     height = 2.5 if count == 1 else 0.6 + 1.45 * rows
-    figure = Figure(figsize=(figures.COLUMN_WIDTH, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # inches
+    figure = figures.blank(figures.COLUMN_WIDTH, height)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for unused in axes[count:]:
         unused.remove()
@@ -135,24 +104,22 @@ def _draw(axis, stats, x, crosses):
         x: column for the horizontal axis.
         crosses: rows of such statistics whose diverged runs get a cross.
     """
-    algorithms, crossed = _order(stats), 0
-    for number, algorithm in enumerate(algorithms):
+    crossed = 0
+    lines = list(stats.groupby("algorithm"))
+    for number, (algorithm, line) in enumerate(lines):
         look = figures.look(algorithm)
-        line = stats[stats["algorithm"] == algorithm]
-        mean, std = 100 * line["mean"], 100 * line["std"].fillna(0)
-        low, high = (mean - std).clip(0, 100), (mean + std).clip(0, 100)
-        axis.fill_between(line[x], low, high, color=look.color, alpha=0.15, linewidth=0)
         # Markers of different lines sit at different places, lest they hide each other.
         step = max(1, len(line) // MARKERS)
-        axis.plot(
+        figures.draw_shares(
+            axis,
             line[x],
-            mean,
-            color=look.color,
+            line,
+            look.color,
             linestyle=look.dashes,
             linewidth=look.width,
             marker=look.marker,
-            markevery=(number * step // len(algorithms), step),
-            label=tables.display_name(algorithm),
+            markevery=(number * step // len(lines), step),
+            label=display_name(algorithm),
         )
         diverged = crosses[(crosses["algorithm"] == algorithm) & (crosses["diverged"] > 0)]
         if len(diverged):

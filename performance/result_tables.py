@@ -5,15 +5,16 @@ and alpha = 0.5. Then, where there are several, accuracy by alpha and number of 
 Runs that differ in more than their seed are never averaged: they get tables of their own.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 from runs import RUN
 
-from fl.experiment import reports, results, summary, tables
-from fl.experiment.reports import Table, count
+from fl.experiment import layout, reports, results, summary, tables
+from fl.experiment.layout import Metric, count
+from fl.experiment.names import display_name
+from fl.experiment.reports import Table
 
 MAIN_SETTING = {"alpha": 0.5, "local_steps": 1}
 # The same for all runs in a table of algorithms, and in a grid of local steps.
@@ -25,7 +26,16 @@ GRID = ["dataset", "model", "clients", "batch_size", "partition", "variant", "ov
 
 NEEDS = ["status", "final_accuracy", "rounds_to_convergence"]
 PAPER = ["dataset", "model", "clients", "algorithm", "alpha", "local_steps"]
-PAPER_STEPS = 3000
+PUBLISHED = "3,000 local steps in all"
+# Rows and columns of a table of algorithms.
+BY_ALGORITHM = (["algorithm"], ["dataset", "model"])
+ACCURACY = Metric(
+    "final_accuracy", "", "Final test accuracy (%)", 100, 1, always=True, missing="missing"
+)
+CONVERGENCE = Metric(
+    *("rounds_to_convergence", "", "Rounds until the test accuracy reached the one in parentheses"),
+    **{"decimals": 0, "always": True, "missing": "not reached"},
+)
 
 
 def main() -> None:
@@ -35,30 +45,25 @@ def main() -> None:
     reports.add_table_options(parser)
     parser.add_argument("--bold", action="store_true", help="set the best means in bold")
     parser.add_argument("--decimals", type=int, default=1, help="of accuracies (default: 1)")
-    options = parser.parse_args()
-    frame = reports.load(parser, options, RUN, NEEDS)
+    options, frame = reports.load(parser, RUN, NEEDS)
     paper = reports.read_paper(options.paper, PAPER)
-    if paper is not None:
-        paper = paper[paper["metric"] == "final_accuracy"]
 
     # A run that stops at convergence has no final accuracy to compare.
     frame = frame[frame["convergence"].notna() == options.convergence]
     setting = MAIN_SETTING | dict(options.select)
     if options.convergence:
-        found = list(convergence_tables(frame, setting))
+        found = convergence_tables(frame, setting)
     else:
+        metric = ACCURACY._replace(decimals=options.decimals)
         found = [
-            *accuracy_tables(frame, setting, paper, options.decimals),
-            *grid_tables(frame, paper, options.decimals),
+            *accuracy_tables(frame, setting, metric, paper),
+            *grid_tables(frame, metric, paper),
         ]
-    if not found:
-        chosen = ", ".join(f"{name}={value}" for name, value in setting.items())
-        other = "without" if options.convergence else "with"
-        sys.exit(f"no runs with {chosen}: choose with --select, or try {other} --convergence")
-    texts = reports.typeset(found, "performance", options.markdown, options.bold)
-    print("\n".join(texts), end="")
-    if left_out := reports.count_left_out(frame, found):
-        print(f"note: {left_out} other runs: choose them with --select", file=sys.stderr)
+    found = [table if options.bold else table._replace(bold=None) for table in found]
+    chosen = ", ".join(f"{name}={value}" for name, value in setting.items())
+    other = "without" if options.convergence else "with"
+    hint = f"these have {chosen}; choose others with --select, or try {other} --convergence"
+    reports.show(found, frame, "performance", options, hint)
 
 
 def aggregation_views(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -113,55 +118,65 @@ def total_steps(frame: pd.DataFrame) -> pd.Series:
 
 
 def accuracy_tables(
-    frame: pd.DataFrame, setting: dict, paper: pd.DataFrame | None, decimals: int
+    frame: pd.DataFrame, setting: dict, metric: Metric, paper: pd.DataFrame | None
 ) -> Iterator[Table]:
     """Final accuracy of algorithms by data set and model, a table for each setting of the runs."""
-    rows, columns = ["algorithm"], ["dataset", "model"]
     for values, view in _settings(frame, setting):
-        stats = _statistics(view, [*columns, *rows], "final_accuracy", paper)
-        labels, order = reports.labelled(stats, rows, columns, _text)
-        yield Table(
-            name="accuracy",
-            caption=_caption("Final test accuracy (%)", view, stats, values, _rounds(view)),
-            cells=tables.text_table(labels, rows, columns, 100, decimals, order=order),
-            best=tables.best(_ours(labels), rows, columns, decimals=decimals + 2),
-            runs=view.index,
-        )
+        yield _table("accuracy", view, BY_ALGORITHM, metric, values, _rounds(view), paper)
 
 
 def convergence_tables(frame: pd.DataFrame, setting: dict) -> Iterator[Table]:
     """Rounds until an accuracy was reached, by data set and model, a table for each setting."""
-    rows, columns = ["algorithm"], ["dataset", "model"]
-    names = frame["dataset"].map(tables.display_name) + frame["convergence"].map(" ({:.0%})".format)
-    for values, view in _settings(frame.assign(dataset=names), setting):
-        stats = _statistics(view, [*columns, *rows], "rounds_to_convergence", None)
-        labels, order = reports.labelled(stats, rows, columns, _text)
-        what = "Rounds until the test accuracy reached the one in parentheses"
-        yield Table(
-            name="convergence",
-            caption=_caption(what, view, stats, values, f"at most {_rounds(view)}"),
-            cells=tables.text_table(labels, rows, columns, 1, 0, "not reached", order),
-            best=tables.best(labels, rows, columns, largest=False, decimals=0),
-            runs=view.index,
-        )
+    aims = frame["convergence"].map(" ({:.0%})".format)
+    names = frame["dataset"].map(display_name).astype(str) + aims
+    tasks = sorted(zip(frame["dataset"].cat.codes, frame["convergence"], names, strict=True))
+    frame = frame.assign(dataset=summary.ordered(names, [name for *_, name in tasks]))
+    for values, view in _settings(frame, setting):
+        rounds = f"at most {_rounds(view)}"
+        yield _table("convergence", view, BY_ALGORITHM, CONVERGENCE, values, rounds)
 
 
-def grid_tables(frame: pd.DataFrame, paper: pd.DataFrame | None, decimals: int) -> Iterator[Table]:
+def grid_tables(frame: pd.DataFrame, metric: Metric, paper: pd.DataFrame | None) -> Iterator[Table]:
     """Final accuracy of algorithms by alpha and local steps, a table for each grid."""
     for setting, _, view in grids(frame):
         # Only the LDA partition has an alpha.
         rows = [name for name in ("alpha", "local_steps") if view[name].notna().all()]
-        stats = _statistics(view, [*rows, "algorithm"], "final_accuracy", paper)
-        labels, order = reports.labelled(stats, rows, ["algorithm"], _text)
-        names = [tables.display_name(setting[name]) for name in ("dataset", "model")]
-        what = f"{', '.join(names)}: final test accuracy (%)"
-        yield Table(
-            name=f"local-steps-{setting['dataset']}-{setting['model']}",
-            caption=_caption(what, view, stats, setting, _rounds(view)),
-            cells=tables.text_table(labels, rows, ["algorithm"], 100, decimals, order=order),
-            best=tables.best(_ours(labels), rows, ["algorithm"], "columns", decimals=decimals + 2),
-            runs=view.index,
-        )
+        task = ", ".join(display_name(setting[name]) for name in ("dataset", "model"))
+        own = metric._replace(name=f"{task}: {metric.name.lower()}")
+        name = f"local-steps-{setting['dataset']}-{setting['model']}"
+        yield _table(name, view, (rows, ["algorithm"]), own, setting, _rounds(view), paper)
+
+
+def _table(name, view, axes, metric, setting, rounds, paper=None):
+    """A table of one metric.
+
+    Args:
+        name: for its label.
+        view: the runs.
+        axes: columns for the rows and for the columns of the table.
+        metric: what it shows; its name begins the caption.
+        setting: what the runs share.
+        rounds: how many, in words.
+        paper: published figures, or None.
+    """
+    cells, stats = layout.lay_out(view, *axes, [metric], paper, PAPER)
+    phrases = layout.describe(setting, rounds)
+    notes = layout.notes(stats, "that did not get there", PUBLISHED)
+    return Table(
+        name=name,
+        caption=layout.caption(
+            metric.name, view, RUN, phrases, [_describe_aggregation(view), *notes]
+        ),
+        cells=cells,
+        bold=tables.best(
+            stats[stats["source"] == ""],
+            *axes,
+            along="columns" if axes[1] == ["algorithm"] else "rows",
+            largest=metric.column == ACCURACY.column,
+            decimals=metric.decimals + (2 if metric.scale == 100 else 0),
+        ),
+        runs=view.index,
+    )
 
 
 def _settings(frame, setting):
@@ -172,53 +187,8 @@ def _settings(frame, setting):
             yield values, view
 
 
-def _statistics(view, by, value, paper):
-    return reports.with_published(summary.mean_and_std(view, by, value), paper, view, PAPER)
-
-
-def _ours(stats):
-    return stats[stats["source"] == ""]
-
-
-def _text(name, key):
-    if name == "alpha":
-        return f"{reports.ALPHA} = {key:g}"
-    return tables.display_name(key, short=True) if isinstance(key, str) else str(key)
-
-
-def _caption(what, view, stats, setting, rounds):
-    spread = "mean (standard deviation) over " if stats["std"].notna().any() else ""
-    sentences = [
-        f"{what}, {spread}{reports.describe_seeds(view, RUN)}",
-        ", ".join([*_describe(setting), rounds]),
-        _describe_aggregation(view),
-    ]
-    if stats["diverged"].any():
-        sentences.append("Each † stands for a run that diverged and is left out of the mean")
-    if stats["missing"].any():
-        sentences.append("Each ‡ stands for a run that did not get there, left out of the mean")
-    if len(_ours(stats)) < len(stats):
-        sentences.append(f"Rows marked paper: as published, for {PAPER_STEPS:,} local steps in all")
-    return ". ".join(sentences) + "."
-
-
-def _describe(setting):
-    """Say what the runs of a table share, in a list of phrases."""
-    phrases = [
-        count(setting["clients"], "client"),
-        f"batch size {setting['batch_size']}",
-        reports.describe_partition(setting),
-        f"{setting['variant']} variant",
-    ]
-    if "local_steps" in setting:
-        phrases.append(f"{count(setting['local_steps'], 'local step')} a round")
-    if pd.notna(setting["overrides"]):
-        phrases.append(setting["overrides"])
-    return phrases
-
-
 def _rounds(view):
-    rounds = view.groupby("local_steps")["rounds"].first().sort_index()
+    rounds = view.groupby("local_steps")["rounds"].first()
     if rounds.nunique() == 1:
         return count(rounds.iloc[0], "round")
     totals = total_steps(view)
@@ -228,8 +198,8 @@ def _rounds(view):
 
 
 def _describe_aggregation(view):
-    kinds = view.groupby("algorithm", sort=False)["aggregation"].first()
-    secure = [tables.display_name(name) for name in kinds.index[kinds == "protocol"]]
+    kinds = view.groupby("algorithm")["aggregation"].first()
+    secure = [display_name(name) for name in kinds.index[kinds == "protocol"]]
     if not secure:
         return "All sums in the clear"
     if len(secure) == len(kinds):

@@ -1,9 +1,16 @@
 """Many command lines of an experiment in one process, since starting one takes seconds."""
 
+import contextlib
+import io
 import json
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
+
+import pytest
 
 CODE = """
 import contextlib, io, json, sys
@@ -62,15 +69,47 @@ def run_script(script, *arguments, status=0, cwd=None):
     return done
 
 
-def markdown_tables(folder, path, *arguments):
-    """Captions and rows (lists of cells) of an experiment's tables for GitHub."""
-    output = run_script(folder / "result_tables.py", "--results", path, "--markdown", *arguments)
-    blocks = output.stdout.strip().split("\n\n")
-    rows = [
-        [[cell.strip() for cell in line.strip("|").split(" |")] for line in block.splitlines()]
-        for block in blocks[1::2]
+class Said(NamedTuple):
+    """What a program said."""
+
+    stdout: str
+    stderr: str
+
+
+def run_report(script, *arguments, status=0):
+    """Run a plot or table script as a user does, but in this process, where warnings are errors."""
+    before = set(sys.modules)
+    out, err, found = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        patch.syspath_prepend(script.parent)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                runpy.run_path(str(script), run_name="__main__")
+            except SystemExit as stop:
+                found = stop.code if isinstance(stop.code, int) else 1
+                err.write("" if isinstance(stop.code, int) else f"{stop.code}\n")
+    # Another experiment's scripts have the same names.
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == script.parent:
+            del sys.modules[name]
+    assert found == status, err.getvalue()
+    return Said(out.getvalue(), err.getvalue())
+
+
+def markdown_rows(text):
+    """A table for GitHub -> rows, lists of cells; the second one is the rule."""
+    return [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
+        for line in text.splitlines()
     ]
-    return list(zip(blocks[::2], rows, strict=True))
+
+
+def markdown_tables(folder, path, *arguments):
+    """Captions and rows of an experiment's tables for GitHub."""
+    output = run_report(folder / "result_tables.py", "--results", path, "--markdown", *arguments)
+    blocks = output.stdout.strip().split("\n\n")
+    return list(zip(blocks[::2], map(markdown_rows, blocks[1::2]), strict=True))
 
 
 def compile_latex(folder, text):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import programs
 import pytest
-from programs import run_script
+from programs import run_report
 
 from fl.experiment import results
 
@@ -74,8 +74,8 @@ def markdown_tables(path, *arguments):
 def test_a_table_for_each_attack_with_defences_in_order(tmp_path):
     path = write(tmp_path / "results.csv", rows())
     (caption, table), (other, _) = markdown_tables(path)
-    assert caption.startswith("SecAdam under a continuous attack: mean (standard deviation) over 2")
-    assert "Attacked after 8 rounds of 12 rounds, batch size 32" in caption
+    assert caption.startswith("SecAdam under a continuous attack, mean (standard deviation) over 2")
+    assert "1 local step a round, attacked after 8 of 12 rounds" in caption
     assert other.startswith("SecAdam under a one-shot attack")
     assert table[0] == ["Task", "Defence", *HEADS]
     assert [line[1] for line in table[2:]] == [
@@ -142,14 +142,14 @@ def test_absent_runs_are_said(tmp_path):
     path = write(tmp_path / "results.csv", rows(("continuous",)))
     assert (
         "no such runs"
-        in run_script(FOLDER / "result_tables.py", "--results", path, "--one-shot", status=1).stderr
+        in run_report(FOLDER / "result_tables.py", "--results", path, "--one-shot", status=1).stderr
     )
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 def test_latex_compiles(tmp_path):
     path = write(tmp_path / "results.csv", rows() + rows(("none",), certified_accuracy=None))
-    text = run_script(FOLDER / "result_tables.py", "--results", path).stdout
+    text = run_report(FOLDER / "result_tables.py", "--results", path).stdout
     labels = re.findall(r"\\label\{(.*)\}", text)
     assert labels == [f"tab:mitigation-{name}" for name in ("none", "continuous", "one-shot")]
     programs.compile_latex(tmp_path, text)
@@ -157,7 +157,7 @@ def test_latex_compiles(tmp_path):
 
 def test_plots_are_the_same_each_time(tmp_path):
     path = write(tmp_path / "results.csv", rows() + rows(("none",)))
-    first = run_script(FOLDER / "plot.py", "--results", path).stdout.splitlines()
+    first = run_report(FOLDER / "plot.py", "--results", path).stdout.splitlines()
     names = [
         *(f"backdoor_digits_lenet_{attack}" for attack in ("continuous", "one_shot", "none")),
         *(f"certificate_digits_lenet_{attack}" for attack in ("continuous", "one_shot")),
@@ -166,7 +166,7 @@ def test_plots_are_the_same_each_time(tmp_path):
     kinds = ("pdf", "png")
     assert {Path(line).name for line in first} == {f"{n}.{kind}" for n in names for kind in kinds}
     before = {Path(line).name: Path(line).read_bytes() for line in first}
-    run_script(
+    run_report(
         FOLDER / "plot.py", "--results", path, "--output", tmp_path / "again", "--no-trigger"
     )
     again = {found.name: found.read_bytes() for found in (tmp_path / "again").iterdir()}
@@ -176,7 +176,7 @@ def test_plots_are_the_same_each_time(tmp_path):
 def test_plots_do_without_history_curves_and_data(tmp_path):
     path = write(tmp_path / "results.csv", rows(dataset="cifar10"))
     results.history_path(path).unlink()
-    done = run_script(FOLDER / "plot.py", "--results", path, "--data-dir", tmp_path / "none")
+    done = run_report(FOLDER / "plot.py", "--results", path, "--data-dir", tmp_path / "none")
     assert "no picture of the trigger on cifar10" in done.stderr
     assert "left out: no results yet" in done.stderr
     assert all("certificate" in line for line in done.stdout.splitlines())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import programs
 import pytest
-from programs import run_script
+from programs import run_report
 
 from fl.experiment import results, tables
 
@@ -166,7 +166,7 @@ def test_rounds_to_convergence(tmp_path):
     assert rows[0] == ["Algorithm", "Digits (85%) LeNet", "Digits (90%) LeNet"]
     assert rows[2] == ["FedAvg", "**90 (42)‡**", "not reached"]
     assert rows[3] == ["SecAgg", "120 (0)", "not reached"]
-    done = run_script(FOLDER / "result_tables.py", "--results", path, status=1)
+    done = run_report(FOLDER / "result_tables.py", "--results", path, status=1)
     assert "try with --convergence" in done.stderr
 
 
@@ -192,7 +192,7 @@ def test_published_figures_beside_ours(tmp_path):
 
 def test_runs_outside_the_tables_are_mentioned(tmp_path):
     path = write(tmp_path / "results.csv", runs() + runs(alpha=7, dataset="cifar10"))
-    done = run_script(FOLDER / "result_tables.py", "--results", path)
+    done = run_report(FOLDER / "result_tables.py", "--results", path)
     assert "9 other runs" in done.stderr
     assert "CIFAR" not in done.stdout
 
@@ -200,7 +200,7 @@ def test_runs_outside_the_tables_are_mentioned(tmp_path):
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 def test_latex_compiles(tmp_path):
     path = write(tmp_path / "results.csv", [*grid(), *runs(rounds=50, status="diverged")])
-    text = run_script(FOLDER / "result_tables.py", "--results", path, "--bold").stdout
+    text = run_report(FOLDER / "result_tables.py", "--results", path, "--bold").stdout
     labels = re.findall(r"\\label\{(.*)\}", text)
     assert len(labels) == len(set(labels)) == 3
     programs.compile_latex(tmp_path, text)
@@ -211,13 +211,13 @@ def test_latex_compiles(tmp_path):
 
 def test_plots_beside_the_results_and_the_same_each_time(tmp_path):
     # As a user does: in the folder, with no options.
-    for name in ("plot.py", "result_tables.py", "schema.py"):
-        shutil.copy(FOLDER / name, tmp_path)
+    for script in FOLDER.glob("*.py"):
+        shutil.copy(script, tmp_path)
     found = [run for run in grid() if run["alpha"] == 0.5]
     found[2] |= {"status": "diverged"}
     history = evaluations(found[:9])
     write(tmp_path / "results.csv", found, history)
-    paths = [Path(line) for line in run_script("plot.py", cwd=tmp_path).stdout.splitlines()]
+    paths = [Path(line) for line in run_report(tmp_path / "plot.py").stdout.splitlines()]
     assert [path.name for path in paths] == [
         f"{name}_digits_lenet.{kind}"
         for name in ("local_steps", "accuracy")
@@ -236,7 +236,7 @@ def test_plots_beside_the_results_and_the_same_each_time(tmp_path):
     results.append(
         tmp_path / "results.history.csv", doubles + history + unfinished, list(EVALUATION)
     )
-    run_script("plot.py", cwd=tmp_path)
+    run_report(tmp_path / "plot.py")
     assert [path.read_bytes() for path in paths] == first
 
 
@@ -248,7 +248,7 @@ def test_each_setting_has_its_figure(tmp_path):
     ]
     path = write(tmp_path / "results.csv", found, evaluations(found))
     output = tmp_path / "out" / "figures"
-    done = run_script(FOLDER / "plot.py", "--results", path, "--output", output)
+    done = run_report(FOLDER / "plot.py", "--results", path, "--output", output)
     assert len(done.stdout.splitlines()) == 6
     assert {file.name for file in output.glob("*.png")} == {
         "accuracy_digits_lenet_alpha0-5_rounds200.png",
@@ -259,8 +259,8 @@ def test_each_setting_has_its_figure(tmp_path):
 
 def test_a_grid_without_history(tmp_path):
     path = write(tmp_path / "results.csv", grid())
-    done = run_script(FOLDER / "plot.py", "--results", path)
-    assert "no accuracy against rounds: no results yet" in done.stderr
+    done = run_report(FOLDER / "plot.py", "--results", path)
+    assert "left out: no results yet" in done.stderr
     assert [Path(line).name for line in done.stdout.splitlines()] == [
         "local_steps_digits_lenet.pdf",
         "local_steps_digits_lenet.png",
@@ -270,19 +270,19 @@ def test_a_grid_without_history(tmp_path):
 @pytest.mark.parametrize("script", ["plot.py", "result_tables.py"])
 def test_wrong_choices(tmp_path, script):
     path = tmp_path / "results.csv"
-    done = run_script(FOLDER / script, "--results", path, status=1)
+    done = run_report(FOLDER / script, "--results", path, status=1)
     assert done.stderr == f"no results yet in {path}: run experiment.sh first\n"
     write(path, runs() + runs(dataset="cifar10"))
     arguments = ("--results", path, "--dataset", "mnist")
-    done = run_script(FOLDER / script, *arguments, status=2)
+    done = run_report(FOLDER / script, *arguments, status=2)
     assert "no runs of mnist: choose from digits, cifar10" in done.stderr
-    done = run_script(FOLDER / script, "--results", path, "--select", "ronuds=1", status=2)
+    done = run_report(FOLDER / script, "--results", path, "--select", "ronuds=1", status=2)
     assert "no column ronuds" in done.stderr
-    done = run_script(FOLDER / script, "--results", path, "--select", "rounds=1", status=1)
+    done = run_report(FOLDER / script, "--results", path, "--select", "rounds=1", status=1)
     assert "no such runs" in done.stderr
 
 
 def test_nothing_to_draw(tmp_path):
     path = write(tmp_path / "results.csv", runs())
-    done = run_script(FOLDER / "plot.py", "--results", path, status=1)
+    done = run_report(FOLDER / "plot.py", "--results", path, status=1)
     assert "nothing to draw" in done.stderr

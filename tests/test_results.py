@@ -1,12 +1,9 @@
 """Results files: nothing appended is lost, nothing cut off is read, and statistics are right."""
 
-import io
 import math
 import os
 import re
-import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.experiment import results, summary, tables
+from fl.experiment import results
 
 COLUMNS = ["algorithm", "seed", "accuracy", "hardware", "date"]
 DATE = "2026-11-22T10:53:50Z"
@@ -310,143 +307,7 @@ def test_matches(tmp_path):
         found(nonsense=1)
 
 
-# --- statistics ------------------------------------------------------------------------------
-
-RUNS = pd.DataFrame(
-    [
-        ("b", 1.0, 0.3, "ok"),
-        ("a", np.nan, 0.5, "ok"),
-        ("b", 1.0, 0.4, "ok"),
-        ("b", 1.0, 0.9, "diverged"),
-        ("b", 1.0, 0.8, "ok"),
-        ("a", 1.0, np.nan, "diverged"),
-        ("a", 2.0, np.nan, "ok"),
-    ],
-    columns=["algorithm", "alpha", "accuracy", "status"],
-)
-
-
-def test_mean_and_std_against_the_standard_library():
-    stats = summary.mean_and_std(RUNS, ["algorithm", "alpha"], "accuracy")
-    assert list(stats["algorithm"]) == ["b", "a", "a", "a"], "order of first appearance"
-    assert list(stats.columns[2:]) == ["mean", "std", "runs", "diverged", "missing"]
-    first, one, diverged, missing = stats.itertuples(index=False)
-    assert first.mean == pytest.approx(statistics.mean([0.3, 0.4, 0.8]))
-    assert first.std == pytest.approx(statistics.stdev([0.3, 0.4, 0.8]))
-    assert first[-3:] == (3, 1, 0)
-    assert np.isnan(one.alpha)
-    assert one.mean == 0.5
-    assert np.isnan(one.std)
-    assert np.isnan(diverged.mean)
-    assert diverged[-3:] == (0, 1, 0)
-    assert missing[-3:] == (0, 0, 1)
-
-
-def test_order_of_groups():
-    order = {"algorithm": ["a", "b"], "alpha": [2.0, 1.0]}
-    stats = summary.mean_and_std(RUNS, ["algorithm", "alpha"], "accuracy", order)
-    assert list(stats["algorithm"]) == ["a", "a", "a", "b"]
-    assert list(stats["alpha"][:2]) == [2.0, 1.0], "a value that is not listed goes last"
-
-
-def test_groups_keep_types_and_empty_keys():
-    keys = [key for key, _ in summary.groups(RUNS, ["algorithm", "alpha"])]
-    assert keys[0] == {"algorithm": "b", "alpha": 1.0}
-    assert any(np.isnan(key["alpha"]) for key in keys)
-
-
-# --- tables ----------------------------------------------------------------------------------
-
-
-def sample_stats():
-    frame = pd.DataFrame(
-        [
-            (alpha, steps, name, 0.1 * number + 0.01 * seed * int(steps), "ok")
-            for alpha in (f"{ALPHA} = 0.1", f"{ALPHA} = 1")
-            for steps in ("1", "10")
-            for number, name in enumerate(["FedAvg", "50% & more_#1 {x} ~^\\ <a|b>"])
-            for seed in range(3)
-        ],
-        columns=["alpha", "local_steps", "algorithm", "accuracy", "status"],
-    )
-    frame.loc[[0, 1, 9], "status"] = "diverged"
-    return summary.mean_and_std(frame, ["alpha", "local_steps", "algorithm"], "accuracy")
-
-
-def test_cells_and_bold():
-    stats = sample_stats()
-    cells = tables.text_table(stats, ["alpha", "local_steps"], ["algorithm"], 100, 1)
-    plain = cells.map(lambda text: text.replace(tables.FIGURE_SPACE, ""))
-    assert list(plain["FedAvg"]) == [
-        f"2.0 ({tables.DASH})††",
-        "10.0 (10.0)",
-        "1.0 (1.0)",
-        "10.0 (10.0)",
-    ]
-    assert plain.iloc[1, 1] == "25.0 (7.1)†"
-    assert len({len(text.rstrip("†")) for text in cells["FedAvg"]}) == 1, "padded to one width"
-    best = tables.best(stats, ["alpha", "local_steps"], ["algorithm"], "columns", decimals=3)
-    assert best.to_numpy().tolist() == [[False, True]] * 4
-    least = tables.best(stats, ["local_steps"], ["alpha", "algorithm"], largest=False)
-    assert least.loc["1", (f"{ALPHA} = 1", "FedAvg")]
-
-
-def test_absent_combinations_and_single_runs():
-    frame = pd.DataFrame({"a": ["x", "y"], "b": ["u", "v"], "value": [1.0, np.nan]})
-    stats = summary.mean_and_std(frame, ["a", "b"], "value")
-    cells = tables.text_table(stats, ["a"], ["b"], decimals=0, missing="never")
-    assert cells.to_numpy().tolist() == [["1", tables.DASH], [tables.DASH, "never"]]
-    turned = tables.text_table(stats, ["a"], ["b"], order={"a": ["y", "x"], "b": ["v", "u"]})
-    assert list(turned.index) == ["y", "x"]
-    assert list(turned.columns) == ["v", "u"]
-
-
-def test_markdown():
-    stats = sample_stats()
-    cells = tables.text_table(stats, ["local_steps"], ["alpha", "algorithm"], 100, 1)
-    bold = tables.best(stats, ["local_steps"], ["alpha", "algorithm"], "columns")
-    lines = tables.markdown_table(cells, bold).splitlines()
-    assert lines[0].startswith(f"| Local steps | {ALPHA} = 0.1 FedAvg | {ALPHA} = 0.1 50% & more")
-    assert lines[1] == "| :-- | --: | --: | --: | --: |"
-    assert lines[2].startswith(f"| 1 | 2.0 ({tables.DASH})†† | **11.0 (1.0)** |")
-    assert r"<a\|b>" in lines[0]
-
-
-def test_latex_without_a_float():
-    cells = pd.DataFrame({"A": ["1.0 (0.5)"]}, index=pd.Index(["x"], name="algorithm"))
-    text = tables.latex_table(cells)
-    assert text.startswith(r"\begin{tabular}")
-    assert "Algorithm & A \\\\\n\\midrule\nx & 1.0 (0.5) \\\\\n\\bottomrule" in text
-    assert r"\textbf{1.0} (0.5)" in tables.latex_table(cells, bold=cells.map(bool))
-
-
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
-def test_latex_compiles(tmp_path):
-    stats = sample_stats()
-    grouped = tables.text_table(stats, ["alpha", "local_steps"], ["algorithm"], 100, 1)
-    spanned = tables.text_table(stats, ["local_steps"], ["alpha", "algorithm"], 100, 1)
-    text = io.StringIO()
-    text.write("\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n")
-    text.write(tables.latex_table(grouped, f"100% of {ALPHA} & † {{{tables.DASH}}} _", "tab:a_1"))
-    text.write(tables.latex_table(spanned, label="tab:b", bold=spanned.map(bool), wide=True))
-    text.write("\\ref{tab:a_1}\\end{document}\n")
-    (tmp_path / "table.tex").write_text(text.getvalue())
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "Missing character" not in (tmp_path / "table.log").read_text()
-
-
-# --- names and provenance --------------------------------------------------------------------
-
-
-def test_display_names():
-    assert tables.display_name("lenet") == "LeNet-300-100"
-    assert tables.display_name("lenet", short=True) == "LeNet"
-    assert tables.display_name("svhn_cropped", short=True) == "SVHN"
-    assert tables.display_name("something_new") == "something_new"
-    keys = ["zzz", "secadam", "aaa", "fedavg", "zzz"]
-    assert tables.display_order(keys) == ["fedavg", "secadam", "zzz", "aaa"]
+# --- provenance --------------------------------------------------------------------
 
 
 def test_reading_results_needs_no_jax():

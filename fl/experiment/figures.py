@@ -1,16 +1,21 @@
-"""What the figures of several experiments share: style, looks of algorithms, names, saving.
+"""What the figures of several experiments share: options, style, looks of algorithms, saving.
 
 Needs Matplotlib, which the experiments' requirements install; nothing else in the package does.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fl.experiment import tables
+from fl.experiment import reports
+from fl.experiment.names import DISPLAY_NAMES
 
 COLUMN_WIDTH = 3.45  # inches: a column of a two-column paper
 PAGE_WIDTH = 7.1  # inches: both columns
@@ -62,25 +67,86 @@ def look(algorithm: str) -> Look:
     return LOOKS.get(algorithm, OTHER)
 
 
+def command_line(description: str, folder: Path, example: str) -> argparse.ArgumentParser:
+    """Options that all plots share; arguments as for `reports.command_line`."""
+    parser = reports.command_line(description, folder, example)
+    parser.add_argument(
+        "--output", type=Path, help="folder (default: figures, beside the results file)"
+    )
+    return parser
+
+
+def save_all(
+    found: Iterable[tuple[str, Figure]], options: argparse.Namespace, otherwise: str
+) -> None:
+    """Write figures into files and print their paths; exit if there are none.
+
+    Args:
+        found: names and figures, drawn as they are asked for.
+        options: from `command_line`.
+        otherwise: why there may be nothing to draw.
+    """
+    folder = options.output or options.results.parent / "figures"
+    with mpl.rc_context(STYLE):
+        paths = [path for name, figure in found for path in save(figure, folder / name)]
+    if not paths:
+        sys.exit(f"nothing to draw: {otherwise}")
+    print(*paths, sep="\n")
+
+
+def blank(width: float, height: float, gap: float = 0.02) -> Figure:
+    """An empty figure.
+
+    Args:
+        width: inches.
+        height: inches.
+        gap: inches above and below axes.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=gap)
+    return figure
+
+
+def draw_shares(axis: Axes, x: pd.Series, stats: pd.DataFrame, color: str, **line: object) -> None:
+    """Draw means of shares in percent as a line, and a band of one standard deviation.
+
+    Args:
+        axis: to draw on.
+        x: positions of the points.
+        stats: from `summary.mean_and_std`, of values in [0, 1], a row for each point.
+        color: of line and band.
+        line: further settings of the line.
+    """
+    mean, std = 100 * stats["mean"], 100 * stats["std"].fillna(0)
+    low, high = (mean - std).clip(0, 100), (mean + std).clip(0, 100)
+    axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    axis.plot(x, mean, color=color, **line)
+
+
 def legend_entries(figure: Figure) -> dict[str, object]:
     """Labels of all axes of a figure with one handle each, algorithms in the order of display."""
     found = {}
     for axis in figure.axes:
         handles, labels = axis.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
-    order = {name: number for number, name in enumerate(tables.DISPLAY_NAMES.values())}
+    order = {name: number for number, name in enumerate(DISPLAY_NAMES.values())}
     return {label: found[label] for label in sorted(found, key=lambda key: order.get(key, 99))}
 
 
-def names(prefix: str, settings: Sequence[Mapping], task: Sequence[str]) -> Iterator[str]:
+def named(prefix: str, found: Sequence[tuple], task: Sequence[str]) -> Iterator[tuple]:
     """Name figures after their tasks, and after whatever else tells them from others of the task.
 
     Args:
         prefix: of every name.
-        settings: for each figure, column to value; all have the same keys.
+        found: a tuple for each figure, which begins with its setting: column to value; all have the
+            same keys.
         task: the columns that are in every name.
+
+    Yields:
+        The tuples with the name put before.
     """
-    for setting in settings:
+    settings = [setting for setting, *_ in found]
+    for setting, *rest in found:
         others = [other for other in settings if all(other[key] == setting[key] for key in task)]
         varying = [
             key
@@ -88,7 +154,8 @@ def names(prefix: str, settings: Sequence[Mapping], task: Sequence[str]) -> Iter
             if key not in task and len({str(other[key]) for other in others}) > 1
         ]
         parts = [_name_part(key, setting[key]) for key in varying]
-        yield "_".join([prefix, *(setting[key] for key in task), *filter(None, parts)])
+        name = "_".join([prefix, *(setting[key] for key in task), *filter(None, parts)])
+        yield name, setting, *rest
 
 
 def _name_part(name, value):
@@ -98,19 +165,18 @@ def _name_part(name, value):
     return "" if pd.isna(value) else f"{name.replace('_', '-')}{value:g}".replace(".", "-")
 
 
-def save(figure: Figure, stem: Path, kinds: Iterable[str] = ("pdf", "png")) -> list[Path]:
-    """Write a figure into files, the same bytes each time; folders are made where missing.
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as PDF and PNG, the same bytes each time; folders are made where missing.
 
     Args:
         figure: to write.
         stem: path without the file type.
-        kinds: file types.
 
     Returns:
-        The paths, in the order of `kinds`.
+        The two paths.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
     for target in paths:
         # Without a date, the same results give the same file.
         dated = {"CreationDate": None} if target.suffix == ".pdf" else None

@@ -1,24 +1,15 @@
-"""What the programs that show results share: options, choice of runs, labels, captions."""
+"""What the programs that show results share: options, choice of runs, printing."""
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from fl.experiment import results, summary, tables
-
-PUBLISHED = ", paper"  # behind the name of a row
-ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
-PARTITIONS = {
-    "lda": "LDA partition",
-    "iid": "IID partition",
-    "homogeneous": "all samples at every client",
-    "shards": "partition into shards",
-    "classes": "assigned classes",
-}
+from fl.experiment.names import display_order
 
 
 class Table(NamedTuple):
@@ -28,18 +19,7 @@ class Table(NamedTuple):
     caption: str
     cells: pd.DataFrame  # text
     runs: pd.Index  # that it shows
-    best: pd.DataFrame | None = None  # mask of the cells with the best means
-
-
-class Metric(NamedTuple):
-    """A column of a results file and of tables."""
-
-    column: str
-    span: str  # header over the columns of several metrics
-    name: str
-    scale: float = 1
-    decimals: int = 3
-    always: bool = False  # whether a table has it even where no run has a value
+    bold: pd.DataFrame | None = None  # mask of the cells to set in bold
 
 
 def command_line(description: str, folder: Path, example: str) -> argparse.ArgumentParser:
@@ -80,38 +60,38 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load(
-    parser: argparse.ArgumentParser,
-    options: argparse.Namespace,
-    run: Sequence[str],
-    needs: Iterable[str],
-) -> pd.DataFrame:
-    """Read the runs that the options select, in the order of display; exit if there are none.
+    parser: argparse.ArgumentParser, run: Sequence[str], needs: Iterable[str]
+) -> tuple[argparse.Namespace, pd.DataFrame]:
+    """Parse the command line and read the runs that it selects; exit if there are none.
 
     Args:
-        parser: from `command_line`, to report a wrong choice.
-        options: what it parsed.
+        parser: from `command_line`.
         run: columns that say what a run is; one that is there twice counts once, the later one.
         needs: other columns that the caller cannot do without.
+
+    Returns:
+        The options; and the runs, their data sets, models and algorithms in the order of display.
     """
+    options = parser.parse_args()
     frame = read(options.results, [*run, *needs])
-    for name in ("dataset", "model"):
-        held = tables.display_order(frame[name])
-        for value in getattr(options, name):
+    for name in ("dataset", "model", "algorithm"):
+        held = display_order(frame[name])
+        frame[name] = summary.ordered(frame[name], held)
+        chosen = getattr(options, name, [])
+        for value in chosen:
             if value not in held:
                 parser.error(
                     f"argument --{name}: no runs of {value}: choose from {', '.join(held)}"
                 )
-    chosen = {"dataset": options.dataset, "model": options.model}
-    for name, values in chosen.items():
-        frame = frame[frame[name].isin(values)] if values else frame
+        frame = frame[frame[name].isin(chosen or held)]
     for name, value in options.select:
         if name not in frame:
             parser.error(f"argument --select: no column {name}: choose from {', '.join(run)}")
         frame = frame[results.matches(frame, {name: value})]
     if frame.empty:
         sys.exit(f"no such runs in {options.results}")
-    order = {name: tables.display_order(frame[name]) for name in ("dataset", "model", "algorithm")}
-    return summary.in_order(frame.drop_duplicates(list(run), keep="last"), order)
+    frame = frame.drop_duplicates(list(run), keep="last")
+    return options, frame.sort_values(["dataset", "model", "algorithm"], kind="stable")
 
 
 def read(path: Path, needs: Sequence[str]) -> pd.DataFrame:
@@ -132,156 +112,64 @@ def read_paper(path: Path | None, keys: Sequence[str]) -> pd.DataFrame | None:
     return read(path, [*keys, "metric", "mean", "std"]) if path else None
 
 
-def with_published(
-    stats: pd.DataFrame, paper: pd.DataFrame | None, view: pd.DataFrame, keys: Sequence[str]
+def read_beside(
+    path: Path, frame: pd.DataFrame, run: Sequence[str], needs: Sequence[str]
 ) -> pd.DataFrame:
-    """Set published figures beside statistics of our runs.
+    """Read what another file says of runs, each row once; say so if there is nothing.
 
     Args:
-        stats: from `summary.mean_and_std`.
-        paper: published means and deviations of the same quantity, or None.
-        view: the runs; only what is published for one of them is taken.
-        keys: columns that `paper` and `view` have in common. Those by which `stats` are grouped
-            are among them or follow from them in `view`.
+        path: of the file.
+        frame: the runs.
+        run: columns that say what a run is.
+        needs: further columns of the file; the first one tells the rows of a run apart.
 
     Returns:
-        The statistics with a further column `source`: empty for ours, `PUBLISHED` for others.
+        The rows with their runs' `status`, in the order of `frame`.
     """
-    stats = stats.assign(source="")
-    if paper is None:
-        return stats
+    try:
+        found = results.read(path, [*run, *needs])
+    except results.ResultsError as error:
+        print(f"left out: {error}", file=sys.stderr)
+        return pd.DataFrame(columns=[*run, *needs, "status"])
+    # A run that was killed before it was recorded, and resumed, is there twice.
+    found = found.drop_duplicates([*run, needs[0]], keep="last")
     # Where all cells are empty, one file may hold text and the other numbers.
-    carried = [name for name in stats if name in view and name not in keys]
-    known = view[[*keys, *carried]].drop_duplicates()
-    known = known.astype({key: paper[key].dtype for key in keys if known[key].isna().all()})
-    published = paper.merge(known).assign(source=PUBLISHED, runs=0, diverged=0, missing=0)
-    both = [stats, published[stats.columns]]
-    return pd.concat([part for part in both if len(part)], ignore_index=True)
+    keys = [name for name in run if frame[name].notna().any() or found[name].notna().any()]
+    joined = frame[[*keys, "status"]].merge(found, on=keys)
+    return joined.astype({name: frame[name].dtype for name in keys})
 
 
-def metric_cells(
-    view: pd.DataFrame,
-    rows: Sequence[str],
-    metrics: Iterable[Metric],
-    paper: pd.DataFrame | None,
-    keys: Sequence[str],
-) -> tuple[pd.DataFrame, dict[Metric, pd.DataFrame]]:
-    """Lay out a column for each metric.
-
-    Args:
-        view: the runs.
-        rows: columns of names: group and row.
-        metrics: those without any value are left out, unless they are `always` there.
-        paper: published figures, with the columns metric, mean and std, or None.
-        keys: as for `with_published`.
-
-    Returns:
-        The cells as text, and the statistics behind them by metric.
-    """
-    shown = {}
-    for metric in metrics:
-        stats = summary.mean_and_std(view, rows, metric.column)
-        published = None if paper is None else paper[paper["metric"] == metric.column]
-        stats = with_published(stats, published, view, keys)
-        if stats["mean"].notna().any() or metric.always:
-            shown[metric] = stats
-    # Not every figure was published for every run.
-    labels, order = labelled(pd.concat(shown.values()), rows, [], lambda _, key: key)
-    index = pd.MultiIndex.from_frame(summary.in_order(labels[[*rows]].drop_duplicates(), order))
-    parts = []
-    for metric, stats in shown.items():
-        labels, _ = labelled(stats, rows, [], lambda _, key: key)
-        labels = labels.assign(span=metric.span, metric=metric.name)
-        parts.append(
-            tables.text_table(
-                labels, rows, ["span", "metric"], metric.scale, metric.decimals, "none", order
-            )
-        )
-    cells = pd.concat([part.reindex(index) for part in parts], axis=1).fillna(tables.DASH)
-    return cells, shown
-
-
-def labelled(
-    stats: pd.DataFrame,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    text: Callable[[str, object], str],
-) -> tuple[pd.DataFrame, dict[str, list]]:
-    """Put names for display in place of keys.
-
-    Args:
-        stats: from `with_published`; the source goes behind the names of the rows.
-        rows: one or two columns of `stats`, as for `tables.text_table`.
-        columns: likewise.
-        text: (column, key) -> name.
-
-    Returns:
-        The statistics with names, and the order of the names as `tables.text_table` takes it.
-    """
-    labels, order = stats.copy(), {}
-    for name in [*rows, *columns]:
-        numeric = pd.api.types.is_numeric_dtype(stats[name])
-        keys = sorted(stats[name].unique()) if numeric else tables.display_order(stats[name])
-        texts = {key: text(name, key) for key in keys}
-        labels[name] = stats[name].map(texts)
-        order[name] = list(texts.values())
-    labels[rows[-1]] += stats["source"]
-    order[rows[-1]] = [name + source for name in order[rows[-1]] for source in ("", PUBLISHED)]
-    return labels, order
-
-
-def describe_partition(setting: dict) -> str:
-    """Name the partition of a setting with `partition` and perhaps `alpha`."""
-    text = PARTITIONS.get(setting["partition"], setting["partition"])
-    if pd.notna(setting.get("alpha")):
-        text += f" with {ALPHA} = {setting['alpha']:g}"
-    return text
-
-
-def describe_seeds(view: pd.DataFrame, run: Sequence[str]) -> str:
-    """Say over how many seeds the runs of a table are.
-
-    Args:
-        view: the runs.
-        run: columns that say what a run is, `seed` among them.
-    """
-    identity = [name for name in run if name != "seed"]
-    counts = view.groupby(identity, dropna=False).size()
-    seeds = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else counts.min()
-    return count(seeds, "seed")
-
-
-def count(number: int | str, noun: str) -> str:
-    """Write a number and its noun: 1 client, 3,000 clients."""
-    text = f"{number:,}" if not isinstance(number, str) else number
-    return f"{text} {noun}{'' if number == 1 else 's'}"
-
-
-def typeset(found: Iterable[Table], prefix: str, markdown: bool, bold: bool) -> Iterator[str]:
-    """Yield the text of each table.
+def show(
+    found: Sequence[Table], frame: pd.DataFrame, prefix: str, options: argparse.Namespace, hint: str
+) -> None:
+    """Print tables, and how many runs are in none; exit if there are no tables.
 
     Args:
         found: tables.
-        prefix: of the LaTeX labels, which are distinct.
-        markdown: for GitHub instead of LaTeX.
-        bold: whether to set the best means in bold.
+        frame: the runs that were selected.
+        prefix: of the LaTeX labels.
+        options: what `load` returned.
+        hint: how to select other runs.
     """
+    if not found:
+        sys.exit(f"no such runs: {hint}")
+    print("\n".join(_typeset(found, prefix, options)), end="")
+    shown = set().union(*(table.runs for table in found))
+    if left_out := len(set(frame.index) - shown):
+        print(f"note: {left_out} other runs: {hint}", file=sys.stderr)
+
+
+def _typeset(found, prefix, options):
     names = []
     for table in found:
         names.append(table.name)
-        mask = table.best if bold else None
-        if markdown:
-            yield f"{table.caption}\n\n{tables.markdown_table(table.cells, mask)}"
+        if options.markdown:
+            yield f"{table.caption}\n\n{tables.markdown_table(table.cells, table.bold)}"
             continue
         again = names.count(table.name)
         label = f"tab:{prefix}-{table.name}" + (f"-{again}" if again > 1 else "")
         wide = table.cells.shape[1] > 3
-        yield tables.latex_table(table.cells, table.caption, label, mask, wide)
-
-
-def count_left_out(frame: pd.DataFrame, found: Iterable[Table]) -> int:
-    """Count the runs that no table shows."""
-    return len(frame.index.difference(frame.index[:0].append([table.runs for table in found])))
+        yield tables.latex_table(table.cells, table.caption, label, table.bold, wide)
 
 
 def _condition(text):

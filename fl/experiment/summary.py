@@ -1,6 +1,6 @@
 """Statistics over runs that differ in their seed alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
@@ -11,21 +11,28 @@ def groups(frame: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd.Da
         yield dict(zip(by, values, strict=True)), rows
 
 
-def mean_and_std(
-    frame: pd.DataFrame,
-    by: Sequence[str],
-    value: str,
-    order: Mapping[str, Sequence] | None = None,
-) -> pd.DataFrame:
+def ordered(values: Iterable[str], first: Iterable[str] = ()) -> pd.Categorical:
+    """Texts that sort in an order of their own.
+
+    Args:
+        values: texts.
+        first: how they sort; others go last, in the order in which they appear.
+    """
+    present = list(values)
+    known = [value for value in dict.fromkeys(first) if value in set(present)]
+    return pd.Categorical(present, dict.fromkeys([*known, *present]), ordered=True)
+
+
+def mean_and_std(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
     """Mean and sample standard deviation (n - 1) of a column over the runs of each group.
 
     Runs with the status `diverged` are counted, and kept out of mean and deviation.
 
     Args:
         frame: a row for each run, `status` among its columns or not.
-        by: columns that name a group; NaN in them is a value like others.
+        by: columns that name a group, in their sorted order (see `ordered`); NaN in them is a
+            value like others, the last one.
         value: the column of numbers.
-        order: as for `in_order`; without it, groups come in the order of their first rows.
 
     Returns:
         A frame with the columns `by`, mean, std (NaN for one run), runs (that the mean is over),
@@ -40,24 +47,10 @@ def mean_and_std(
         diverged=~ok,
         missing=ok & frame[value].isna(),
     )
-    stats = data.groupby(by, dropna=False, sort=False, as_index=False).agg(
+    return data.groupby(by, dropna=False, as_index=False).agg(
         std=("mean", "std"),
         runs=("mean", "count"),
         mean=("mean", "mean"),
         diverged=("diverged", "sum"),
         missing=("missing", "sum"),
-    )
-    return in_order(stats[[*by, "mean", "std", "runs", "diverged", "missing"]], order or {})
-
-
-def in_order(frame: pd.DataFrame, order: Mapping[str, Sequence]) -> pd.DataFrame:
-    """Sort rows by the columns of `order`, the first one first; unlisted values go last.
-
-    Args:
-        frame: rows; among equals they keep their order. The index is renumbered.
-        order: column to its values in the order wanted; absent columns are passed over.
-    """
-    for name in reversed([name for name in order if name in frame]):
-        rank = {key: number for number, key in enumerate(order[name])}
-        frame = frame.sort_values(name, key=lambda keys, rank=rank: keys.map(rank), kind="stable")
-    return frame.reset_index(drop=True)
+    )[[*by, "mean", "std", "runs", "diverged", "missing"]]

@@ -1,124 +1,67 @@
-"""Tables of results for LaTeX (booktabs) and GitHub, and the names that plots and tables show."""
+"""Tables of results for LaTeX (booktabs) and GitHub."""
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from fl.data.catalogue import DATASETS
-from fl.experiment.summary import in_order
-
-# Plots and tables list algorithms, data sets and models in this order.
-DISPLAY_NAMES = {
-    "fedavg": "FedAvg",
-    "secagg": "SecAgg",
-    "adam": "FedAvg (Adam)",
-    "fedadam": "FedAdam",
-    "secadam": "SecAdam",
-    "secadam_fedadam": "SecAdam + FedAdam",
-    **{name: entry.title for name, entry in DATASETS.items()},
-    "softmax": "Softmax",
-    "lenet": "LeNet-300-100",
-    "cnn1": "CNN1",
-    "cnn2": "CNN2",
-    "resnet": "ResNet-50 V2",
-}
-# How the names of algorithms change with what is done to their clients' data or updates.
-_VARIANTS = {
-    "{}": "{}",
-    "{}_perturbed": "Perturbed {}",
-    "dp_{}": "DP-{}",
-    "dp_{}_perturbed": "Perturbed DP-{}",
-}
-_SHORT_NAMES = {"lenet": "LeNet", "resnet": "ResNet"}
-
 DASH = "\N{EN DASH}"
 FIGURE_SPACE = "\N{FIGURE SPACE}"  # as wide as a digit: lines numbers up inside a table column
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: rf"\{character}" for character in "{}$&#%_"},
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "\N{GREEK SMALL LETTER ALPHA}": r"$\alpha$",
-    "\N{GREEK SMALL LETTER SIGMA}": r"$\sigma$",
-    "\N{GREEK SMALL LETTER EPSILON}": r"$\varepsilon$",
-    DASH: "--",
-    "†": r"\textsuperscript{$\dagger$}",
-    "‡": r"\textsuperscript{$\ddagger$}",
-    FIGURE_SPACE: r"\phantom{0}",
-    "\n": " ",
-    "\r": " ",
-}
-_CELL = re.compile(r"(\S*\d) ?(\(.*\)|)([†‡]*)")  # mean, deviation, marks
-_LATEX_SPECIAL = re.compile("[" + re.escape("".join(_LATEX)) + "]")
+_MARKS = "†‡"  # behind a mean: runs that diverged, runs without a value
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{character: rf"\{character}" for character in "{}$&#%_"},
+        "^": r"\textasciicircum{}",
+        "~": r"\textasciitilde{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "\N{GREEK SMALL LETTER ALPHA}": r"$\alpha$",
+        "\N{GREEK SMALL LETTER SIGMA}": r"$\sigma$",
+        "\N{GREEK SMALL LETTER EPSILON}": r"$\varepsilon$",
+        DASH: "--",
+        "†": r"\textsuperscript{$\dagger$}",
+        "‡": r"\textsuperscript{$\ddagger$}",
+        FIGURE_SPACE: r"\phantom{0}",
+        "\n": " ",
+        "\r": " ",
+    }
+)
+_CELL = re.compile(rf"(\S*\d) ?(\(.*\)|)([{_MARKS}]*)")  # mean, deviation, marks
 
 
-def display_name(key: str, short: bool = False) -> str:
-    """Name for plots and tables of an algorithm, a data set or a model; else the key itself."""
-    known = {**DISPLAY_NAMES, **_SHORT_NAMES} if short else DISPLAY_NAMES
-    if key in known:
-        return known[key]
-    base, variant = _split(key)
-    # An algorithm under a transform is named after it.
-    return _VARIANTS[variant].format(DISPLAY_NAMES[base]) if base in DISPLAY_NAMES else key
+def cell_texts(
+    stats: pd.DataFrame, scale: float = 1.0, decimals: int = 1, missing: str = "missing"
+) -> list[str]:
+    """Statistics as the texts of cells: `mean (std)`.
 
-
-def display_order(keys: Iterable[str]) -> list[str]:
-    """Distinct keys in the order of `DISPLAY_NAMES`.
-
-    Behind them the perturbed algorithms and those with differential privacy, in the same order;
-    at the end unknown keys, in their own.
-    """
-    order = {key: number for number, key in enumerate(DISPLAY_NAMES)}
-    variants = list(_VARIANTS)
-
-    def place(key):
-        base, variant = _split(key)
-        return (variants.index(variant), order[base]) if base in order else (len(variants), 0)
-
-    return sorted(dict.fromkeys(keys), key=place)
-
-
-def _split(key):
-    """An algorithm's key -> that without a transform, and the transform's variant."""
-    base = key.removeprefix("dp_").removesuffix("_perturbed")
-    return base, key.replace(base, "{}", 1)
-
-
-def text_table(
-    stats: pd.DataFrame,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    scale: float = 1.0,
-    decimals: int = 1,
-    missing: str = "missing",
-    order: Mapping[str, Sequence] | None = None,
-) -> pd.DataFrame:
-    """Lay statistics out as a table of cells `mean (std)`.
-
-    A cell has one † for each diverged run and one ‡ for each without a value; without any run left
-    it reads `diverged` or `missing`, and a combination without runs is a dash.
+    A text has one † for each diverged run and one ‡ for each without a value; without any run left
+    it reads `diverged` or `missing`.
 
     Args:
         stats: what `mean_and_std` returns.
-        rows: one column of `stats`, or two: group and row.
-        columns: one column of `stats`, or two: spanning header and header.
         scale: factor on mean and deviation (100 for percent).
         decimals: digits behind the point.
         missing: word for a cell whose runs have no value.
-        order: as for `in_order`; without it, rows and columns come in the order of `stats`.
     """
     form = f".{decimals}f"
     # One run has no deviation: a dash, unless that goes for the whole table.
     spread = stats["std"].notna().any()
-    texts = [_cell_text(cell, scale, form, spread, missing) for cell in stats.itertuples()]
-    table = _pivot(stats.assign(text=texts), rows, columns, "text", order or {})
-    return table.fillna(DASH).apply(_align)
+    return [_cell_text(cell, scale, form, spread, missing) for cell in stats.itertuples()]
+
+
+def text_table(stats: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Lay texts out as a table, its rows and columns sorted; a combination without one is a dash.
+
+    Args:
+        stats: what `mean_and_std` returns, with `cell_texts` as its column `text`.
+        rows: one column of `stats`, or two: group and row.
+        columns: likewise: header, or spanning header and header.
+    """
+    return _pivot(stats, rows, columns, "text").fillna(DASH).apply(_align)
 
 
 def best(
@@ -139,15 +82,15 @@ def best(
         largest: whether the largest mean is best, or the smallest.
         decimals: means that agree after rounding to these digits are equally good.
     """
-    means = _pivot(stats, rows, columns, "mean", {}).astype(float).round(decimals)
+    means = _pivot(stats, rows, columns, "mean").astype(float).round(decimals)
     axis = 0 if along == "rows" else 1
     return means.eq(means.max(axis=axis) if largest else means.min(axis=axis), axis=1 - axis)
 
 
 def latex_table(
     cells: pd.DataFrame,
-    caption: str | None = None,
-    label: str | None = None,
+    caption: str,
+    label: str,
     bold: pd.DataFrame | None = None,
     wide: bool = False,
 ) -> str:
@@ -156,46 +99,49 @@ def latex_table(
     Args:
         cells: text with one or two levels of rows (group, row) and of columns; the name of the
             last row level heads the first column. Special characters are escaped.
-        caption: plain text, or None.
-        label: for `\ref`, or None. Without caption and label the result is a bare tabular.
-        bold: mask of the cells whose mean is set in bold; cells that it lacks are not.
+        caption: plain text.
+        label: for `\ref`.
+        bold: mask of the cells that are set in bold; cells that it lacks are not.
         wide: span both columns of a two-column page.
     """
-    spans, names = _headers(cells)
-    width = cells.shape[1]
-    lines = [rf"\begin{{tabular}}{{@{{}}l{'c' * width}@{{}}}}", r"\toprule"]
-    if spans:
-        lines += _latex_spans(spans)
-    lines.append(" & ".join(map(_escape, [_stubs(cells)[-1], *names])) + r" \\")
-    strong, previous = _strong(cells, bold), None
-    for number, key in enumerate(cells.index):
-        *group, row = key if isinstance(key, tuple) else (key,)
-        if number == 0 or group != previous:
-            lines.append(r"\midrule")
-            if group:
-                heading = rf"\emph{{{_escape(group[0])}}}"
-                lines.append(rf"\multicolumn{{{width + 1}}}{{@{{}}l}}{{{heading}}} \\")
-        previous = group
-        values = map(_latex_cell, cells.iloc[number], strong[number])
-        lines.append(" & ".join([_escape(str(row)), *values]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    if caption is not None or label is not None:
-        lines = _latex_float(lines, caption, label, wide)
-    return "\n".join(lines) + "\n"
+    texts = cells.map(_latex_cell)
+    texts = texts.mask(_strong(cells, bold), r"\textbf{" + texts + "}")
+    texts.columns = texts.columns.map(_escaped)
+    stub = _escaped(_stubs(cells)[-1])
+    if cells.columns.nlevels > 1:
+        stub = ("", _rules(cells.columns) + stub)
+    # The rows' names stand in a column: pandas would give the header of an index its own line.
+    texts.insert(0, stub, _row_names(cells.index.map(_escaped), cells.shape[1] + 1))
+    # So nine columns of mean (std) fit on a page.
+    size = "footnotesize" if cells.shape[1] < 8 else "scriptsize"
+    small = [{"selector": "par", "props": rf":\smallskip\{size}"}]
+    narrow = [{"selector": "setlength", "props": r":{\tabcolsep}{3pt}"}] if wide else []
+    return (
+        texts.reset_index(drop=True)
+        .style.hide(axis="index")
+        .set_table_styles(small + narrow)
+        .to_latex(
+            column_format=f"@{{}}l{'c' * cells.shape[1]}@{{}}",
+            hrules=True,
+            multicol_align="c",
+            position_float="centering",
+            environment="table*" if wide else "table",
+            caption=caption.translate(_LATEX),
+            label=label,
+        )
+    )
 
 
 def markdown_table(cells: pd.DataFrame, bold: pd.DataFrame | None = None) -> str:
     """Typeset a table of text as GitHub does it; arguments as for `latex_table`."""
-    spans, names = _headers(cells)
-    names = [f"{span} {name}" for span, name in zip(spans or [""] * len(names), names, strict=True)]
-    stub, strong = _stubs(cells), _strong(cells, bold)
-    lines = [[*stub, *names], [*[":--"] * len(stub), *["--:"] * len(names)]]
-    for number, key in enumerate(cells.index):
-        texts = cells.iloc[number].str.replace(FIGURE_SPACE, "")
-        values = [f"**{t}**" if s else t for t, s in zip(texts, strong[number], strict=True)]
-        lines.append([*map(str, key if isinstance(key, tuple) else (key,)), *values])
-    escaped = [[re.sub(r"\s*\n\s*", " ", t).replace("|", r"\|").strip() for t in r] for r in lines]
-    return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
+    texts = cells.map(lambda text: text.replace(FIGURE_SPACE, ""))
+    texts = texts.mask(_strong(cells, bold), "**" + texts + "**")
+    if texts.columns.nlevels > 1:
+        texts.columns = texts.columns.map(" ".join)
+    texts = texts.reset_index(names=_stubs(cells))
+    texts = texts.map(_markdown_cell).rename(columns=_markdown_cell)
+    aligned = ["left"] * cells.index.nlevels + ["right"] * cells.shape[1]
+    return texts.to_markdown(index=False, disable_numparse=True, colalign=aligned) + "\n"
 
 
 def _cell_text(cell, scale, form, spread, missing):
@@ -222,20 +168,13 @@ def _align(column):
     return pd.Series(texts, index=column.index, dtype="str")
 
 
-def _pivot(stats, rows, columns, values, order):
-    def labels(names):
-        keys = in_order(stats[list(names)].drop_duplicates(), order)
-        return pd.MultiIndex.from_frame(keys) if len(names) > 1 else pd.Index(keys[names[0]])
+def _pivot(stats, rows, columns, values):
+    def plain(index):  # without categories, which admit no further label
+        return index if index.nlevels > 1 else pd.Index([*index], dtype=object, name=index.name)
 
-    wide = stats.pivot(index=list(rows), columns=list(columns), values=values)
-    return wide.reindex(index=labels(rows), columns=labels(columns))
-
-
-def _headers(cells):
-    """Spanning headers (None with one level of columns) and headers of a table."""
-    if cells.columns.nlevels == 1:
-        return None, [str(name) for name in cells.columns]
-    return tuple([str(key[level]) for key in cells.columns] for level in (0, 1))
+    wide = stats.pivot(index=[*rows], columns=[*columns], values=values)
+    wide = wide.sort_index().sort_index(axis=1)
+    return wide.set_axis(plain(wide.index)).set_axis(plain(wide.columns), axis=1)
 
 
 def _stubs(cells):
@@ -245,42 +184,45 @@ def _stubs(cells):
 def _strong(cells, bold):
     if bold is None:
         return np.zeros(cells.shape, bool)
-    return bold.reindex(index=cells.index, columns=cells.columns, fill_value=False).to_numpy()
+    return bold.reindex(index=cells.index, columns=cells.columns, fill_value=False)
 
 
-def _latex_spans(spans):
-    cells, rules, column = [""], [], 2
-    for span, members in itertools.groupby(spans):
-        count = len(list(members))
-        cells.append(rf"\multicolumn{{{count}}}{{c}}{{{_escape(span)}}}")
-        rules.append(rf"\cmidrule(lr){{{column}-{column + count - 1}}}")
-        column += count
-    return [" & ".join(cells) + r" \\", " ".join(rules)]
+def _escaped(key):
+    """The key of a row or a column, one text or several, for LaTeX."""
+    return tuple(map(_escaped, key)) if isinstance(key, tuple) else str(key).translate(_LATEX)
 
 
-def _latex_cell(text, bold):
-    marks = text[len(text.rstrip("†‡")) :]
-    number, space, rest = text.removesuffix(marks).partition(" ")
-    number = rf"\textbf{{{_escape(number)}}}" if bold else _escape(number)
+def _latex_cell(text):
+    mean = text.rstrip(_MARKS)
+    marks = text[len(mean) :].translate(_LATEX)
     # Marks take no room, or the numbers would no longer line up.
-    hanging = rf"\rlap{{{_escape(marks)}}}" if marks else ""
-    return number + space + _escape(rest) + hanging
+    return mean.translate(_LATEX) + (rf"\rlap{{{marks}}}" if marks else "")
 
 
-def _latex_float(lines, caption, label, wide):
-    environment = "table*" if wide else "table"
-    return [
-        rf"\begin{{{environment}}}",
-        r"\centering",
-        *([rf"\caption{{{_escape(caption)}}}"] if caption is not None else []),
-        *([rf"\label{{{label}}}"] if label is not None else []),
-        r"\par\smallskip\footnotesize",
-        # Nine columns of mean (std) fit on a page.
-        *([r"\setlength{\tabcolsep}{3pt}"] if wide else []),
-        *lines,
-        rf"\end{{{environment}}}",
-    ]
+def _markdown_cell(text):
+    return re.sub(r"\s*\n\s*", " ", str(text)).replace("|", r"\|")
 
 
-def _escape(text):
-    return _LATEX_SPECIAL.sub(lambda match: _LATEX[match[0]], text)
+def _rules(columns):
+    """Rules below the spanning headers, which pandas leaves out."""
+    rules, column = "", 2
+    for _, members in itertools.groupby(columns.get_level_values(0)):
+        last = column + len(list(members)) - 1
+        rules += rf"\cmidrule(lr){{{column}-{last}}} "
+        column = last + 1
+    return rules
+
+
+def _row_names(keys, width):
+    """Names of rows; where a group begins, its heading stands on a line of its own above."""
+    names, previous = [], None
+    for key in keys:
+        *group, name = key if isinstance(key, tuple) else (key,)
+        above = ""
+        if group and group != previous:
+            rule = "\\midrule\n" if names else ""
+            heading = rf"\multicolumn{{{width}}}{{@{{}}l}}{{\emph{{{group[0]}}}}}"
+            above = f"{rule}{heading} \\\\\n"
+        names.append(above + name)
+        previous = group
+    return names
