@@ -95,7 +95,7 @@ def start(
             the first of them.
     """
     mapper = _mapper(work, params, mapping)
-    pooled = not keep_clients and pooling.applies(work, local_steps)
+    pooled = not keep_clients and pooling.applies(work, local_steps, params)
     way = (pooling if pooled else rounds).build(work, mapper)
     params = jax.tree.map(jnp.copy, params)  # the caller's own are not given up
     state = State(
