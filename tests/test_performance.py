@@ -181,7 +181,7 @@ def test_loss_that_is_no_number_is_recorded_and_the_grid_goes_on(main):
 REFUSED = {
     "-d imagenet": "choose from digits, fashion_mnist, cifar10, svhn_cropped",
     "-m vgg": "choose from softmax, lenet, cnn1, cnn2",
-    "-a fedprox": "choose from fedavg, adam, fedadam, secagg, secadam, secadam_fedadam",
+    "-a fedsgd": "choose from fedavg, adam, fedadam, secagg, secadam, secadam_fedadam, fedprox",
     "-a secagg -n 1": "at least two clients",
     "-a secadam --neighbours 5": "argument --neighbours: needs auto, all or an even number",
     "-a secadam --neighbours 10": "argument --neighbours: each of 10 clients",
@@ -215,7 +215,7 @@ def test_wrong_options_exit_with_a_sentence_that_names_them(tmp_path):
 def test_absent_data_say_what_to_run_and_the_grid_goes_on(main, tmp_path):
     done = main("-d", "cifar10", "digits", "--data-dir", tmp_path, *SMALL)
     assert done.returncode == 1
-    assert "python -m fl.data.datasets prepare cifar10" in done.stderr
+    assert "python -m fl.data prepare cifar10" in done.stderr
     assert "Traceback" not in done.stderr
     assert results.read(main.results)["dataset"].tolist() == ["digits"]
 
