@@ -21,12 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from assignment import Images
 from attacks import ATTACKS, COSINE_TV, total_variation
-from metrics import Images, score
-from observed import PublicFacts
 from optimise import Problem, solve
+from scores import score
+from threat_model import PublicKnowledge
 
 from fl.bench import Case, Figure, plain, report, times
+from fl.simulation.algorithms import fedavg
 from fl.simulation.models import CLASSES, MODELS
 from fl.simulation.training import sample_losses
 
@@ -48,11 +50,14 @@ class Bench:
     def __init__(self, case: Case, attack: str, steps: int):
         """Make the model and what was observed."""
         model = MODELS[case.model]()
-        facts = PublicFacts(model, SHAPE, case.batch, "fedavg", RATE)
-        self.problem = ATTACKS[attack](facts)._replace(steps=steps)
-        facts = facts._replace(model=plain(model))
-        losses = {"idlg": textbook_idlg, "cosine": textbook_cosine}
-        loss = losses[attack](facts.model) if attack in losses else ATTACKS[attack](facts).loss
+        public = PublicKnowledge(model, SHAPE, case.batch, fedavg(RATE))
+        self.problem = ATTACKS[attack].problem(public)._replace(steps=steps)
+        public = public._replace(model=plain(model))
+        loss = (
+            TEXTBOOK[attack](public.model)
+            if attack in TEXTBOOK
+            else ATTACKS[attack].problem(public).loss
+        )
         self.plain_problem = self.problem._replace(loss=loss)
         self.params = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
         self.observations = jax.tree.map(
@@ -134,6 +139,10 @@ def textbook_gradient(model: nn.Module) -> Callable:
     return lambda images, params, labels: jax.grad(lambda p: losses(p, images, labels).mean())(
         params
     )
+
+
+# Losses that form the gradient. That of any other attack is plain already.
+TEXTBOOK = {"idlg": textbook_idlg, "cosine": textbook_cosine}
 
 
 def measure(case: Case, attack: str, steps: int) -> Iterator[Figure]:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
-from schema import RUN
+from attacks import ATTACKS
+from runs import RUN
 
 from fl.experiment import reports, summary, tables
 from fl.experiment.reports import Metric, Table, count
@@ -23,13 +24,6 @@ SETTING = ["attack", "restarts", *COMMON]
 TASK = ["dataset", "model", "clients", "converge"]
 PAPER = ["dataset", "model", "algorithm", "attack", "clip", "noise"]
 SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
-ATTACKS = {
-    "representation": "Representation",
-    "idlg": "iDLG",
-    "cosine": "Cosine",
-    "cpl": "CPL",
-    "analytic": "Analytic",
-}
 UPDATE, AGGREGATE = "Each client's update", "Aggregate"
 
 
@@ -231,14 +225,18 @@ def _caption(what, view, setting, notes):
 
 
 def _attack(setting):
-    return ATTACKS.get(setting["attack"], setting["attack"]) + _restarts(setting)
+    return _title(setting["attack"]) + _restarts(setting)
 
 
 def the_attack(setting: dict) -> str:
     """Name an attack, and how often it restarts, within a sentence."""
-    name = ATTACKS.get(setting["attack"], setting["attack"])
+    name = _title(setting["attack"])
     name = name if name[1:] != name[1:].lower() else name.lower()  # iDLG and CPL stay
     return f"{name} attack{_restarts(setting)}"
+
+
+def _title(name):
+    return ATTACKS[name].title if name in ATTACKS else name
 
 
 def _restarts(setting):

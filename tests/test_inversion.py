@@ -1,6 +1,5 @@
 """The inversion experiment as a user runs it, and the observations that it attacks."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments import load
 from programs import assert_refused
 
 from fl.data import augmentation
@@ -25,14 +25,7 @@ SHORT = ("--attack-steps", "3", "--evaluate-every", "2")
 SMALL = ("-n", "4", "-b", "3", "-r", "4", *SHORT)
 
 
-def _load(name):
-    spec = importlib.util.spec_from_file_location(f"inversion_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-observation = _load("observation")
+(server_view,) = load("inversion", "server_view")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +134,6 @@ def test_heat_maps_are_drawn(main):
 
 REFUSED = {
     "--idlg -b 2": "--idlg",
-    "--idlg -m cnn2": "--idlg",
     "--dp 0 0.1": "--dp",
     "--dp 1 -0.1": "--dp",
     "--dp 1 0.1 -o ours": "--dp",
@@ -189,7 +181,7 @@ def gradient(todo, params, samples, indices, weights):
 def test_clients_that_send_updates_show_their_unhardened_gradient_times_the_rate():
     todo, state, samples, sampler = federation(algorithms.fedavg(client_rate=0.5))
     indices = sampler.draw(1, 1).indices[0, :, 0]
-    seen, _ = observation.observe(todo, state, samples, indices, sampler.weights)
+    seen, _ = server_view.observe(todo, state, samples, indices, sampler.weights)
     for client in range(3):
         wanted = gradient(todo, state.params, samples, indices[client], sampler.weights[client])
         for got, leaf in zip(jax.tree.leaves(seen.clients), jax.tree.leaves(wanted), strict=True):
@@ -199,7 +191,7 @@ def test_clients_that_send_updates_show_their_unhardened_gradient_times_the_rate
 def test_secadams_aggregate_is_the_ratio_of_means_and_not_the_mean_of_ratios():
     todo, state, samples, sampler = federation(algorithms.secadam())
     indices = sampler.draw(1, 1).indices[0, :, 0]
-    seen, _ = observation.observe(todo, state, samples, indices, sampler.weights)
+    seen, _ = server_view.observe(todo, state, samples, indices, sampler.weights)
     clients = engine.client_states(state)[0]
     count = int(clients.count[0]) + 1
     moments = []
@@ -230,7 +222,7 @@ def test_truth_is_what_the_clients_hold_unturned_and_without_filling():
         algorithms.fedavg(), augment=augmentation.random_rotation(10.0)
     )
     indices = sampler.draw(1, 1).indices[0, :, 0]
-    _, truth = observation.observe(todo, state, samples, indices, sampler.weights)
+    _, truth = server_view.observe(todo, state, samples, indices, sampler.weights)
     images, labels = samples.take(indices)
     assert np.array_equal(truth.images, images)
     assert np.array_equal(truth.labels, labels)
@@ -242,7 +234,7 @@ def test_what_is_seen_under_dp_is_clipped():
         algorithms.fedavg(), privatise=clip_and_noise.privatiser(clip=0.01, noise=0.0)
     )
     indices = sampler.draw(1, 1).indices[0, :, 0]
-    seen, _ = observation.observe(todo, state, samples, indices, sampler.weights)
+    seen, _ = server_view.observe(todo, state, samples, indices, sampler.weights)
     for client in range(3):
         squares = sum(float((leaf[client] ** 2).sum()) for leaf in jax.tree.leaves(seen.clients))
         assert np.sqrt(squares) == pytest.approx(0.01, rel=1e-4)
@@ -251,7 +243,7 @@ def test_what_is_seen_under_dp_is_clipped():
 def test_published_stale_update_is_the_new_parameters_minus_the_clients_old_ones():
     todo, state, samples, sampler = federation(algorithms.fedavg(client_rate=0.5))
     indices, later = (sampler.draw(1, 1).indices[0, :, 0] for _ in range(2))
-    seen, truth = observation.observe_stale(todo, state, samples, indices, later, sampler.weights)
+    seen, truth = server_view.observe_stale(todo, state, samples, indices, later, sampler.weights)
     locals_ = []
     for client in range(3):
         g = gradient(todo, state.params, samples, indices[client], sampler.weights[client])
