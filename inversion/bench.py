@@ -24,7 +24,7 @@ import optax
 from assignment import Images
 from attacks import ATTACKS, COSINE_TV, total_variation
 from optimise import Problem, solve
-from scores import score
+from scores import score_clients
 from threat_model import PublicKnowledge
 
 from fl.bench import Case, Figure, plain, report, times
@@ -162,7 +162,7 @@ def scoring(case: Case) -> Figure:
     labels = rng.integers(0, CLASSES, (case.clients, case.batch))
     present = np.ones(labels.shape, bool)
     pair = Images(found, labels, present), Images(truth, labels, present)
-    taken = times({"scoring": (lambda: score(*pair), 1)})
+    taken = times({"scoring": (lambda: score_clients(*pair), 1)})
     return Figure(str(case), "any", "scoring_s", taken["scoring"])
 
 

@@ -1,6 +1,6 @@
 """The federations that are attacked: training up to the attack."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +21,8 @@ from fl.simulation import algorithms, clip_and_noise, engine, models, pgd, round
 
 # Largest angle of a perturbed image, in degrees.
 PERTURBATION = 10.0
-# What the published code does instead, by what clients send.
-PUBLISHED_SETTINGS = {
-    algorithms.UPDATES: {},
-    algorithms.MOMENTS: {"offset": 1e-8, "bias_correction": False},
-}
+# What the published code does instead.
+PUBLISHED_MOMENTS = {"offset": 1e-8, "bias_correction": False}
 PUBLISHED_PGD_STEP = {algorithms.UPDATES: 1e-3, algorithms.MOMENTS: 1e-5}
 # Rounds between looks at whether training has converged.
 EVALUATE_EVERY = 10
@@ -77,7 +74,7 @@ def train(of: Run, data_dir: Path | None, results_path: Path) -> Trained:
         work,
         initial_params(of.model, samples, seed),
         samples,
-        sampler.weights.shape,
+        of.clients,
         local_steps=1,
         keep_clients=True,  # an attack on a client looks at its own moments
         seed=seed,
@@ -123,10 +120,10 @@ def _work_of(of):
 @lru_cache
 def _work(model, algorithm_name, rates, pgd_step, privacy, perturbed, as_published):
     """Say what clients and server compute in training."""
-    build = algorithms.ALGORITHMS[algorithm_name]
-    algorithm = build(**dict(rates))
-    if as_published:
-        algorithm = build(**dict(rates), **PUBLISHED_SETTINGS[algorithm.sends])
+    build = partial(algorithms.ALGORITHMS[algorithm_name], **dict(rates))
+    algorithm = build()
+    if as_published and algorithm.sends == algorithms.MOMENTS:
+        algorithm = build(**PUBLISHED_MOMENTS)
     if pgd_step is None:
         published = PUBLISHED_PGD_STEP[algorithm.sends]
         pgd_step = published if as_published else PGD_STEP_SHARE * algorithm.client_rate

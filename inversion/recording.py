@@ -5,6 +5,7 @@ from pathlib import Path
 from runs import COLUMNS, Run, describe
 
 from fl.experiment import results
+from fl.experiment.provenance import provenance
 from fl.experiment.runs import cells
 from fl.simulation.run import Outcome
 
@@ -30,7 +31,7 @@ def record(path: Path, run: Run, outcome: Outcome, scores: dict[str, float]) -> 
         "rounds_run": last.round if last else None,
         "status": "diverged" if outcome.diverged else "ok",
         "train_s": round(outcome.wall_s, 2),
-        **results.provenance(),
+        **provenance(run),
     }
     results.append(path, [row], COLUMNS)
     if outcome.diverged:

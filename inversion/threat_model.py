@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from fl.simulation.algorithms import UPDATES, Algorithm
+from fl.simulation.algorithms import MOMENTS, Algorithm
 
 PyTree = Any
 
@@ -35,7 +35,7 @@ class PublicKnowledge(NamedTuple):
     @property
     def sent_rate(self) -> float:
         """What a client multiplies its gradient, or what stands for it, by before sending it."""
-        return self.algorithm.client_rate if self.algorithm.sends == UPDATES else 1.0
+        return 1.0 if self.algorithm.sends == MOMENTS else self.algorithm.client_rate
 
     def layers(self) -> list[tuple[tuple[str, ...], type]]:
         """List the layers that hold parameters, in the order in which images pass through them.

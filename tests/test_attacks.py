@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from experiments import load
 
@@ -56,12 +55,12 @@ def observe(algorithm, images, labels):
     rules = algorithms.ALGORITHMS[algorithm]()
     losses = sample_losses(model)
 
+    received = rules.broadcast(params, rules.init_server(params))
+
     def client(x, y):
         gradient = jax.grad(lambda p: losses(p, x, y).mean())(params)
-        optimizer = rules.client_optimizer
-        update, state = optimizer.update(gradient, optimizer.init(params), params)
-        message = rules.message(params, optax.apply_updates(params, update), state)
-        return rules.pseudo_gradient(message)
+        local, state = rules.local_step(received, params, rules.init_client(params), gradient)
+        return rules.reveal(rules.message(received, local, state)[0])
 
     public = PublicKnowledge(model, images.shape[2:], images.shape[1], rules)
     return AttackerView(jax.jit(jax.vmap(client))(images, labels), params, public)

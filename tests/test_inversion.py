@@ -169,7 +169,7 @@ def federation(algorithm, clients=3, batch=4, rounds=3, **work):
     # One client holds fewer samples than a batch.
     parts = [np.arange(0, 10), np.arange(10, 12), np.arange(12, 30)]
     sampler = MinibatchSampler(parts, batch, range(clients))
-    start = engine.start(todo, params, samples, sampler.weights.shape, 1, keep_clients=True, seed=5)
+    start = engine.start(todo, params, samples, clients, 1, keep_clients=True, seed=5)
     state, _ = start.run(start.state, sampler.draw(rounds, 1))
     return todo, state, samples, sampler
 
