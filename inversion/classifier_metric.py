@@ -89,7 +89,6 @@ def load(
     data_dir: str | Path | None = None,
     steps: int = STEPS,
     seed: int = 0,
-    progress: bool = True,
 ) -> Classifier:
     """Load the classifier of a data set, training it where that has not been done yet.
 
@@ -98,7 +97,6 @@ def load(
         data_dir: as for `fl.data.datasets.load`; the classifier is kept in its folder `fl_cache`.
         steps: minibatches to train on, at least 1.
         seed: of parameters and minibatches.
-        progress: whether to show a bar while training.
 
     Raises:
         ValueError: for images that the network cannot take, see `check`.
@@ -110,7 +108,7 @@ def load(
     variables = _initial(dataset, seed)
     kept = _read(path, variables)
     if kept is None:
-        kept = train(dataset, steps, seed, progress)
+        kept = train(dataset, steps, seed)
         _write(path, kept)
     return Classifier(kept)
 
@@ -136,14 +134,13 @@ def cache_path(name: str, data_dir: str | Path | None, steps: int, seed: int) ->
     return folder / f"classifier_{name}_{steps}-steps_seed-{seed}.msgpack"
 
 
-def train(dataset: datasets.Dataset, steps: int, seed: int, progress: bool = True) -> dict:
+def train(dataset: datasets.Dataset, steps: int, seed: int) -> dict:
     """Train a classifier with Yogi (Zaheer et al. 2018) on the training part of a data set.
 
     Args:
         dataset: of grey images.
         steps: minibatches of 512 samples, or of all where there are fewer.
         seed: of parameters and minibatches.
-        progress: whether to show a bar.
 
     Returns:
         Variables of `Network`: params and batch_stats.
@@ -170,7 +167,7 @@ def train(dataset: datasets.Dataset, steps: int, seed: int, progress: bool = Tru
 
     # Steps are dispatched one by one: gradients of convolutions are slow in compiled loops on CPU.
     batches = _batches(len(dataset.train_labels), steps, np.random.default_rng(seed))
-    with progress_bar(steps, "classifier" if progress else None, "step") as bar:
+    with progress_bar(steps, "classifier", "step") as bar:
         for indices in batches:
             variables, state = step(variables, state, samples, indices)
             bar.update()

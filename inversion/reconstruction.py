@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from attacks import ATTACKS
 from label_inference import infer_labels
-from optimise import Mapping, Problem, solve
+from optimise import Problem, solve
 from runs import Run
 from server_view import Observation
 from threat_model import AttackerView, PublicKnowledge
@@ -21,12 +21,10 @@ class Reconstruction(NamedTuple):
     Attributes:
         images: [client, batch, height, width, channels] in [0, 1].
         labels: inferred, int32 [client, batch].
-        losses: final value of the attack's own loss, [client].
     """
 
     images: jax.Array
     labels: jax.Array
-    losses: jax.Array
 
 
 class Attacked(NamedTuple):
@@ -76,7 +74,6 @@ def reconstruct(
     view: AttackerView,
     key: jax.Array,
     restarts: int = 1,
-    mapping: Mapping | None = None,
     bar_label: str | None = None,
 ) -> Reconstruction:
     """Infer labels and reconstruct images from every client's observation.
@@ -87,7 +84,6 @@ def reconstruct(
             other clients' observations nor on how many there are.
         key: of the random starts.
         restarts: random starts on each client, at least 1; that of the smallest final loss counts.
-        mapping: of the work onto hardware, by default the fastest.
         bar_label: shown beside a progress bar; None for no bar.
     """
     clients = len(jax.tree.leaves(view.observations)[0])
@@ -95,5 +91,5 @@ def reconstruct(
     keys = jax.vmap(lambda client: jax.random.split(jax.random.fold_in(key, client), restarts))(
         jnp.arange(clients)
     )
-    solution = solve(problem, view.observations, view.params, labels, keys, mapping, bar_label)
-    return Reconstruction(solution.images, labels, solution.losses)
+    solution = solve(problem, view.observations, view.params, labels, keys, bar_label=bar_label)
+    return Reconstruction(solution.images, labels)

@@ -27,22 +27,6 @@ class Closeness(NamedTuple):
     cosine: float
 
 
-class Scores(NamedTuple):
-    """`Closeness`, and how much an attack learned about labels.
-
-    Attributes:
-        psnr: as in `Closeness`.
-        ssim: as in `Closeness`.
-        cosine: as in `Closeness`.
-        labels_recovered: share of all true samples whose label was recovered, in [0, 1].
-    """
-
-    psnr: float
-    ssim: float
-    cosine: float
-    labels_recovered: float
-
-
 def score(attacked: Attacked, truth: Truth, as_published: bool = False) -> dict[str, float]:
     """Score an attack -> columns of results.csv.
 
@@ -52,13 +36,16 @@ def score(attacked: Attacked, truth: Truth, as_published: bool = False) -> dict[
         as_published: score against the best true images, see `score_clients`.
 
     Raises:
-        ValueError: see `score_clients`.
+        ValueError: see `score_clients` and `labels_recovered`.
     """
-    whole, true = images(attacked.aggregate), Images(*truth)
-    of_clients = score_clients(images(attacked.clients), true, as_published)
+    found, whole, true = images(attacked.clients), images(attacked.aggregate), Images(*truth)
+    of_clients = score_clients(found, true, as_published)
     of_all = score_aggregate(Images(*(field[0] for field in whole)), true, as_published)
-    of_all = {f"global_{name}": value for name, value in of_all._asdict().items()}
-    return {**of_clients._asdict(), **of_all}
+    return {
+        **of_clients._asdict(),
+        **{f"global_{name}": value for name, value in of_all._asdict().items()},
+        "labels_recovered": labels_recovered(found, true),
+    }
 
 
 def classifier_distance(attacked: Attacked, truth: Truth, classifier: Classifier) -> float:
@@ -69,7 +56,7 @@ def classifier_distance(attacked: Attacked, truth: Truth, classifier: Classifier
     return mean(distances, pairing.matched)
 
 
-def score_clients(reconstructed: Images, true: Images, as_published: bool = False) -> Scores:
+def score_clients(reconstructed: Images, true: Images, as_published: bool = False) -> Closeness:
     """Score the reconstructions of minibatches.
 
     Means are over the reconstructions of all minibatches, each counting the same. One with NaN
@@ -82,16 +69,15 @@ def score_clients(reconstructed: Images, true: Images, as_published: bool = Fals
             that it is `assign`ed.
 
     Returns:
-        The scores.
+        Means over the matched reconstructions; NaN where there is none.
 
     Raises:
-        ValueError: for images of different sizes or smaller than SSIM's window, pixels that are
-            not floats, or no true sample at all.
+        ValueError: for images of different sizes or smaller than SSIM's window, or pixels that
+            are not floats.
     """
-    share = labels_recovered(reconstructed, true)
     if as_published:
-        return Scores(*_best(reconstructed, true), share)
-    return Scores(*closeness(reconstructed, true, assign(reconstructed, true)), share)
+        return _best(reconstructed, true)
+    return closeness(reconstructed, true, assign(reconstructed, true))
 
 
 def score_aggregate(reconstructed: Images, true: Images, as_published: bool = False) -> Closeness:
@@ -108,7 +94,7 @@ def score_aggregate(reconstructed: Images, true: Images, as_published: bool = Fa
         nothing here, where every class is reconstructed.
 
     Raises:
-        ValueError: as for `score_clients`, but for no true sample, which gives NaN.
+        ValueError: as for `score_clients`.
     """
     pool = Images(*(lax.collapse(jnp.asarray(field), 0, 2) for field in true))
     if as_published:

@@ -18,7 +18,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(data_dir):
-    return classifier.load("digits", data_dir, steps=20, progress=False)
+    return classifier.load("digits", data_dir, steps=20)
 
 
 @pytest.fixture(scope="module")

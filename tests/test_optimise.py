@@ -7,11 +7,13 @@ import optax
 import pytest
 from experiments import load
 
+from fl.simulation.mapping import Mapper
+
 (optimise,) = load("inversion", "optimise")
-Mapping, Problem, solve = optimise.Mapping, optimise.Problem, optimise.solve
+Problem, solve = optimise.Problem, optimise.solve
 
 KEY = jax.random.key(3)
-MAPPINGS = [None, Mapping(1, True), Mapping(2, True), Mapping(2, False)]
+MAPPERS = [None, Mapper(True, 1), Mapper(True, 2), Mapper(False, 2)]
 BATCH, PIXELS = 2, 6
 
 
@@ -51,11 +53,11 @@ def one_after_another(problem, observations, params, labels, keys):
     return jnp.stack(found)
 
 
-@pytest.mark.parametrize("mapping", MAPPINGS)
-def test_clients_are_attacked_as_one_after_another(mapping, double_precision):
+@pytest.mark.parametrize("mapper", MAPPERS)
+def test_clients_are_attacked_as_one_after_another(mapper, double_precision):
     given, keys = setting(5), jax.random.split(KEY, 5)
     expected = one_after_another(PROBLEM, *given, keys)
-    found = solve(PROBLEM, *given, keys[:, None], mapping)
+    found = solve(PROBLEM, *given, keys[:, None], mapper)
     np.testing.assert_allclose(found.images, expected, atol=1e-12)
     observations, params, labels = given
     losses = [
@@ -65,18 +67,18 @@ def test_clients_are_attacked_as_one_after_another(mapping, double_precision):
     np.testing.assert_allclose(found.losses, losses, rtol=1e-12)
 
 
-@pytest.mark.parametrize("mapping", MAPPINGS)
-def test_steps_that_are_no_multiple_of_a_segment_are_all_taken(mapping):
+@pytest.mark.parametrize("mapper", MAPPERS)
+def test_steps_that_are_no_multiple_of_a_segment_are_all_taken(mapper):
     steps = optimise.SEGMENT + 3
     problem = Problem(
         lambda *_: jnp.zeros((1, 2, 2, 1)), lambda z, *_: -z.sum(), optax.sgd(1e-3), steps
     )
-    found = solve(problem, *setting(2), jax.random.split(KEY, (2, 1)), mapping)
+    found = solve(problem, *setting(2), jax.random.split(KEY, (2, 1)), mapper)
     np.testing.assert_allclose(found.images, steps * 1e-3, rtol=1e-5)
 
 
-@pytest.mark.parametrize("mapping", MAPPINGS)
-def test_every_step_sees_images_within_bounds(mapping):
+@pytest.mark.parametrize("mapper", MAPPERS)
+def test_every_step_sees_images_within_bounds(mapper):
     """The start and each update are out of bounds; the loss would be NaN there."""
     problem = Problem(
         init=lambda *_: jnp.full((1, 2, 2, 1), 5.0),
@@ -84,15 +86,15 @@ def test_every_step_sees_images_within_bounds(mapping):
         optimizer=optax.sgd(1.0),
         steps=3,
     )
-    found = solve(problem, *setting(1), KEY[None, None], mapping)
+    found = solve(problem, *setting(1), KEY[None, None], mapper)
     np.testing.assert_array_equal(found.images, 1)
     np.testing.assert_array_equal(found.losses, [-12])
 
 
-@pytest.mark.parametrize("mapping", MAPPINGS)
-def test_of_the_restarts_that_of_the_smallest_loss_is_kept(mapping, double_precision):
+@pytest.mark.parametrize("mapper", MAPPERS)
+def test_of_the_restarts_that_of_the_smallest_loss_is_kept(mapper, double_precision):
     given, keys = setting(3), jax.random.split(KEY, (3, 4))
-    together = solve(PROBLEM, *given, keys, mapping)
+    together = solve(PROBLEM, *given, keys, mapper)
     alone = [solve(PROBLEM, *given, keys[:, [restart]]) for restart in range(4)]
     losses = np.stack([each.losses for each in alone])
     np.testing.assert_allclose(together.losses, losses.min(axis=0))
@@ -119,13 +121,13 @@ def test_a_restart_that_failed_is_not_kept_unless_all_did():
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="about CPUs")
-def test_the_default_mapping_keeps_clear_of_slow_convolutions_and_bounds_memory():
+def test_the_default_mapper_keeps_clear_of_slow_convolutions_and_bounds_memory():
     observations, params, labels = setting(3)
 
     def default(params, jobs):
-        return optimise.default_mapping(PROBLEM, observations, params, labels, jobs)
+        return optimise.default_mapper(PROBLEM, observations, params, labels, jobs)
 
-    assert default(params, 4) == Mapping(4, vmapped=True)
-    assert default(params, 10**9).chunk < 10**9
+    assert default(params, 4) == Mapper(vmapped=True, group=4)
+    assert default(params, 10**9).group < 10**9
     convolution = {**params, "convolution": jnp.zeros((3, 3, 1, 2))}
     assert not default(convolution, 4).vmapped
