@@ -1,8 +1,5 @@
 """The inversion experiment as a user runs it, and the observations that it attacks."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -10,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from experiments import load
-from programs import assert_refused
+from programs import assert_refused, outcomes
 
 from fl.data import augmentation
 from fl.data.sampling import MinibatchSampler
@@ -21,42 +18,40 @@ from fl.simulation.rounds import Work
 from fl.simulation.training import Samples, sample_losses
 
 FOLDER = Path(__file__).parents[1] / "inversion"
-SHORT = ("--attack-steps", "3", "--evaluate-every", "2")
-SMALL = ("-n", "4", "-b", "3", "-r", "4", *SHORT)
-
+SHORT = "--attack-steps 3 --evaluate-every 2"
+SMALL = f"-n 4 -b 3 -r 4 -m softmax {SHORT}"
+ATTACKS = f"-o sgd ours --attack representation analytic {SMALL}"
+PRIVATE = f"-b 2 -d digits -m softmax -n 3 -s 1 -r 3 -o sgd --dp 1 0.01 {SHORT}"
+PERTURBED = f"-m softmax -o ours --idlg --perturb -n 4 -r 4 {SHORT}"
+PUBLISHED = f"-o sgd ours --as-published {SMALL}"
+CONVERGING = "-m softmax --attack-steps 1 -r 400 -n 5 --client-rate 0.5 --converge"
+AGAIN = f"-s 0 1 --skip-done {SMALL}"
+DRAWN = "--gen-images -n 3 -b 4 -r 2 --attack-steps 2 --skip-done"
+HEAT_MAPS = "--gradcams -m cnn1 -n 2 -b 2 -r 1"
 
 (server_view,) = load("inversion", "server_view")
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A place for compiled code that the commands of these tests share."""
-    return tmp_path_factory.mktemp("jax")
+def made(tmp_path_factory):
+    """What command lines of one process say, by command line, and the file of their results."""
+    path = tmp_path_factory.mktemp("inversion") / "results.csv"
+    words = [ATTACKS, PRIVATE, PERTURBED, PUBLISHED, CONVERGING, f"{CONVERGING} 0.5", AGAIN]
+    # The space makes it another command line.
+    said = outcomes(FOLDER, path, [*words, DRAWN, f"{DRAWN} ", HEAT_MAPS])
+    for status, text in said.values():
+        assert status == 0, text
+    return said, path
 
 
 @pytest.fixture
-def main(tmp_path, kept):
-    """Run main.py with a results file of the test's own."""
-
-    def run(*arguments):
-        command = [sys.executable, "main.py", "--results", tmp_path / "results.csv", *arguments]
-        return subprocess.run(
-            [str(word) for word in command],
-            cwd=FOLDER,
-            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(kept)},
-            text=True,
-            capture_output=True,
-        )
-
-    run.results = tmp_path / "results.csv"
-    return run
+def frame(made):
+    """The rows of all these command lines."""
+    return results.read(made[1])
 
 
-def test_every_attack_gets_a_row_and_attacks_on_one_training_share_it(main):
-    words = ("-m", "softmax", "-o", "sgd", "ours", "--attack", "representation", "analytic")
-    done = main(*words, *SMALL)
-    assert done.returncode == 0, done.stderr
-    frame = results.read(main.results)
+def test_every_attack_gets_a_row_and_attacks_on_one_training_share_it(frame):
+    frame = frame[:4]
     assert list(zip(frame.algorithm, frame.attack, strict=True)) == [
         ("fedavg", "representation"),
         ("fedavg", "analytic"),
@@ -69,74 +64,56 @@ def test_every_attack_gets_a_row_and_attacks_on_one_training_share_it(main):
     assert frame.labels_recovered.between(0, 1).all()
 
 
-def test_published_command_line_with_dp_runs_unchanged(main):
-    words = "-b 2 -d digits -m softmax -n 3 -s 1 -r 3 -o sgd --dp 1 0.01"
-    done = main(*words.split(), *SHORT)
-    assert done.returncode == 0, done.stderr
-    (row,) = results.read(main.results).to_dict("records")
-    assert row["algorithm"] == "dp_fedavg"
+def test_published_command_line_with_dp_runs_unchanged(frame):
+    (row,) = frame[frame.algorithm == "dp_fedavg"].to_dict("records")
     assert (row["clip"], row["noise"]) == (1, 0.01)
     assert row["batch_size"] == 2
 
 
-def test_idlg_takes_minibatches_of_one_and_perturbing_is_named(main):
-    words = ("-m", "softmax", "-o", "ours", "--idlg", "--perturb", "-n", "4", "-r", "4")
-    done = main(*words, *SHORT)
-    assert done.returncode == 0, done.stderr
-    (row,) = results.read(main.results).to_dict("records")
+def test_idlg_takes_minibatches_of_one_and_perturbing_is_named(frame):
+    (row,) = frame[frame.attack == "idlg"].to_dict("records")
     assert row["algorithm"] == "secadam_perturbed"
-    assert row["attack"] == "idlg"
     assert row["batch_size"] == 1
 
 
-@pytest.mark.parametrize("algorithm", ["sgd", "ours"])
-def test_published_variant_runs_and_is_marked(main, algorithm):
-    done = main("-o", algorithm, "-m", "softmax", "--as-published", *SMALL)
-    assert done.returncode == 0, done.stderr
-    assert results.read(main.results)["variant"].tolist() == ["published"]
+def test_published_variant_is_marked_and_computes_otherwise(frame):
+    variants = frame[(frame.attack == "representation") & (frame.rounds == 4) & (frame.seed == 0)]
+    for _, rows in variants.groupby("algorithm"):
+        assert rows.variant.tolist() == ["corrected", "published"]
+        assert rows.psnr.nunique() == 2
 
 
-def test_training_stops_at_the_accuracy_asked_for_or_at_the_papers(main):
-    words = ("-m", "softmax", "--attack-steps", "1", "-r", "400", "-n", "5", "--client-rate", "0.5")
-    assert main(*words, "--converge").returncode == 0
-    assert main(*words, "--converge", "0.5").returncode == 0
-    papers, asked = results.read(main.results).to_dict("records")
+def test_training_stops_at_the_accuracy_asked_for_or_at_the_papers(frame):
+    papers, asked = frame[frame.converge.notna()].to_dict("records")
     assert (papers["converge"], asked["converge"]) == (0.9, 0.5)
     assert papers["final_accuracy"] >= 0.9
     assert 0.5 <= asked["final_accuracy"] < 0.9
     assert asked["rounds_run"] < papers["rounds_run"] < 400
 
 
-def test_runs_that_are_there_are_skipped(main):
-    main("-m", "softmax", *SMALL)
-    again = main("-m", "softmax", "-s", "0", "1", "--skip-done", *SMALL)
-    assert "1 of 2 runs are already in" in again.stdout
-    assert results.read(main.results)["seed"].tolist() == [0, 1]
+def test_runs_that_are_there_are_skipped(made, frame):
+    assert "1 of 2 runs are already in" in made[0][AGAIN][1]
+    assert frame.seed.iloc[-1] == 1
+    assert not frame.drop(columns=["date", "train_s", "attack_s"]).duplicated().any()
 
 
-def test_reconstructions_are_drawn_and_drawn_once(main):
-    words = ("--gen-images", "-n", "3", "-b", "4", "-r", "2", "--attack-steps", "2", "--skip-done")
-    done = main(*words)
-    assert done.returncode == 0, done.stderr
-    pictures = {path.name for path in (main.results.parent / "figures").iterdir()}
-    assert pictures == {f"reconstructions_digits_softmax_seed-0.{kind}" for kind in ("pdf", "png")}
-    assert not main.results.exists()
-    assert not list(main.results.parent.glob(".checkpoints/*"))
-    assert "1 of 1 pictures are there" in main(*words).stdout
-
-
-def test_heat_maps_are_drawn(main):
-    done = main("--gradcams", "-m", "cnn1", "-n", "2", "-b", "2", "-r", "1")
-    assert done.returncode == 0, done.stderr
-    pictures = {path.name for path in (main.results.parent / "figures").iterdir()}
-    assert pictures == {f"gradcam_digits_cnn1_seed-0.{kind}" for kind in ("pdf", "png")}
+def test_pictures_are_drawn_once_and_leave_no_rows_and_no_checkpoints(made, frame):
+    said, path = made
+    assert {file.name for file in (path.parent / "figures").iterdir()} == {
+        f"{name}_seed-0.{kind}"
+        for name in ("reconstructions_digits_softmax", "gradcam_digits_cnn1")
+        for kind in ("pdf", "png")
+    }
+    assert "1 of 1 pictures are there" in said[f"{DRAWN} "][1]
+    assert len(frame) == 4 + 1 + 1 + 2 + 2 + 1
+    assert not list(path.parent.glob(".checkpoints/*"))
 
 
 REFUSED = {
     "--idlg -b 2": "--idlg",
     "--dp 0 0.1": "--dp",
     "--dp 1 -0.1": "--dp",
-    "--dp 1 0.1 -o ours": "--dp",
+    "--dp 1 0.1 -o ours": "choose fedavg or adam",
     "--attack analytic -m cnn1": "--attack",
     "--attack guess": "choose from representation",
     "-n 0": "--num-clients",
