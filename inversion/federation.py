@@ -69,7 +69,7 @@ def train(of: Run, data_dir: Path | None, results_path: Path) -> Trained:
     # In this experiment every client draws with a seed of its own.
     seeds = [seed + client for client in range(len(parts))]
     sampler = sampling.MinibatchSampler(parts, of.batch_size, seeds)
-    work = _work_of(of)
+    work = work_of(of)
     federation = engine.start(
         work,
         initial_params(of.model, samples, seed),
@@ -109,7 +109,8 @@ def one_more_step(trained: Trained, as_published: bool) -> tuple[Observation, Tr
     return observe(*seen, trained.sampler.weights)
 
 
-def _work_of(of):
+def work_of(of: Run) -> rounds.Work:
+    """Say what clients and server compute in the training of a run."""
     privacy = None if of.clip is None else (of.clip, of.noise)
     rates = tuple(of.overrides.given("client_rate", "server_rate").items())
     step = of.overrides.pgd_step
@@ -119,7 +120,6 @@ def _work_of(of):
 # Runs that differ in their seed alone share what is compiled.
 @lru_cache
 def _work(model, algorithm_name, rates, pgd_step, privacy, perturbed, as_published):
-    """Say what clients and server compute in training."""
     build = partial(algorithms.ALGORITHMS[algorithm_name], **dict(rates))
     algorithm = build()
     if as_published and algorithm.sends == algorithms.MOMENTS:

@@ -1,5 +1,6 @@
 """The inversion experiment as a user runs it, and the observations that it attacks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -29,7 +30,7 @@ AGAIN = f"-s 0 1 --skip-done {SMALL}"
 DRAWN = "--gen-images -n 3 -b 4 -r 2 --attack-steps 2 --skip-done"
 HEAT_MAPS = "--gradcams -m cnn1 -n 2 -b 2 -r 1"
 
-(server_view,) = load("inversion", "server_view")
+federation, runs, server_view = load("inversion", "federation", "runs", "server_view")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,77 @@ def test_wrong_options_exit_with_a_sentence_that_names_them(tmp_path):
     assert_refused(FOLDER, tmp_path / "results.csv", REFUSED)
 
 
-def federation(algorithm, clients=3, batch=4, rounds=3, **work):
+def a_run(algorithm, variant="corrected", clip=None, noise=None, **overrides):
+    return runs.Run(
+        *("digits", "softmax", 3, algorithm, "representation", clip, noise, 0, 4, 8, 0.5, "lda"),
+        *(1, None, variant, runs.Overrides(**overrides)),
+    )
+
+
+def test_runs_differ_in_training_by_all_but_their_attack():
+    one = a_run("fedavg")
+    assert one.training() == replace(one, attack="analytic", restarts=5).training()
+    assert one.training() == a_run("fedavg", attack_steps=3).training()
+    for other in (replace(one, seed=1), a_run("fedavg", pgd_step=0.1), a_run("adam")):
+        assert one.training() != other.training()
+
+
+@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("perturbed", [False, True])
+def test_an_algorithms_label_says_what_is_done_beside_it(private, perturbed):
+    run = a_run(runs.algorithm_label("fedavg", private, perturbed), clip=0.5, noise=0.0)
+    assert run.algorithm == "dp_" * private + "fedavg" + "_perturbed" * perturbed
+    assert run.algorithm_name == "fedavg"
+    assert run.perturbed == perturbed
+
+
+@pytest.mark.parametrize(
+    ("run", "step"),
+    [
+        (a_run("fedavg"), 0.001),
+        (a_run("adam"), 1e-5),
+        (a_run("fedavg", client_rate=0.2), 0.002),
+        (a_run("secadam", pgd_step=0.03), 0.03),
+        (a_run("adam", "published"), 0.001),
+        (a_run("secadam", "published"), 1e-5),
+    ],
+)
+def test_minibatches_are_hardened_by_one_percent_of_the_rate_or_as_published(run, step):
+    params = MODELS["softmax"]().init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+    images = jnp.full((2, 4, 4, 1), 0.5)
+    hardened = federation.work_of(run).harden(params, images, jnp.array([1, 2]))
+    np.testing.assert_allclose(np.abs(hardened - images), step, rtol=1e-2)
+
+
+def test_secadams_clients_send_raw_moments_as_published():
+    params, gradient = jnp.zeros(3), jnp.array([1.0, -2.0, 0.0])
+    sent = {}
+    for variant in ("corrected", "published"):
+        algorithm = federation.work_of(a_run("secadam", variant)).algorithm
+        received = algorithm.broadcast(params, algorithm.init_server(params))
+        local, state = algorithm.local_step(
+            received, params, algorithm.init_client(params), gradient
+        )
+        sent[variant], _ = algorithm.message(received, local, state)
+    np.testing.assert_allclose(sent["corrected"].m, gradient, rtol=1e-6)
+    np.testing.assert_allclose(sent["corrected"].v, gradient**2 + 1e-16, rtol=1e-4)
+    np.testing.assert_allclose(sent["published"].m, 0.1 * gradient, rtol=1e-6)
+    np.testing.assert_allclose(sent["published"].v, 0.001 * gradient**2 + 1e-8, rtol=1e-4)
+
+
+def test_a_runs_clients_rotate_clip_and_step_as_it_says():
+    plain = federation.work_of(a_run("fedavg"))
+    assert plain.augment is None
+    assert plain.privatise is None
+    other = federation.work_of(a_run("dp_fedavg_perturbed", clip=0.5, noise=0.0, client_rate=0.2))
+    assert other.algorithm.client_rate == 0.2
+    key, image = jax.random.key(0), jnp.zeros((1, 9, 9, 1)).at[0, 4, 8].set(1)
+    assert float(jnp.abs(other.augment(image, key) - image).max()) > 0.01
+    clipped = other.privatise(jnp.array([3.0, 4.0]), key)
+    np.testing.assert_allclose(clipped, [0.3, 0.4], rtol=1e-5)
+
+
+def little_federation(algorithm, clients=3, batch=4, rounds=3, **work):
     """A little federation after some rounds -> (work, state, samples, sampler)."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
@@ -156,7 +227,7 @@ def gradient(todo, params, samples, indices, weights):
 
 
 def test_clients_that_send_updates_show_their_unhardened_gradient_times_the_rate():
-    todo, state, samples, sampler = federation(algorithms.fedavg(client_rate=0.5))
+    todo, state, samples, sampler = little_federation(algorithms.fedavg(client_rate=0.5))
     indices = sampler.draw(1, 1).indices[0, :, 0]
     seen, _ = server_view.observe(todo, state, samples, indices, sampler.weights)
     for client in range(3):
@@ -166,7 +237,7 @@ def test_clients_that_send_updates_show_their_unhardened_gradient_times_the_rate
 
 
 def test_secadams_aggregate_is_the_ratio_of_means_and_not_the_mean_of_ratios():
-    todo, state, samples, sampler = federation(algorithms.secadam())
+    todo, state, samples, sampler = little_federation(algorithms.secadam())
     indices = sampler.draw(1, 1).indices[0, :, 0]
     seen, _ = server_view.observe(todo, state, samples, indices, sampler.weights)
     clients = engine.client_states(state)[0]
@@ -195,7 +266,7 @@ def test_secadams_aggregate_is_the_ratio_of_means_and_not_the_mean_of_ratios():
 
 
 def test_truth_is_what_the_clients_hold_unturned_and_without_filling():
-    todo, state, samples, sampler = federation(
+    todo, state, samples, sampler = little_federation(
         algorithms.fedavg(), augment=augmentation.random_rotation(10.0)
     )
     indices = sampler.draw(1, 1).indices[0, :, 0]
@@ -207,7 +278,7 @@ def test_truth_is_what_the_clients_hold_unturned_and_without_filling():
 
 
 def test_what_is_seen_under_dp_is_clipped():
-    todo, state, samples, sampler = federation(
+    todo, state, samples, sampler = little_federation(
         algorithms.fedavg(), privatise=clip_and_noise.privatiser(clip=0.01, noise=0.0)
     )
     indices = sampler.draw(1, 1).indices[0, :, 0]
@@ -218,7 +289,7 @@ def test_what_is_seen_under_dp_is_clipped():
 
 
 def test_published_stale_update_is_the_new_parameters_minus_the_clients_old_ones():
-    todo, state, samples, sampler = federation(algorithms.fedavg(client_rate=0.5))
+    todo, state, samples, sampler = little_federation(algorithms.fedavg(client_rate=0.5))
     indices, later = (sampler.draw(1, 1).indices[0, :, 0] for _ in range(2))
     seen, truth = server_view.observe_stale(todo, state, samples, indices, later, sampler.weights)
     locals_ = []
