@@ -25,10 +25,10 @@ ATTACKS = f"-o sgd ours --attack representation analytic {SMALL}"
 PRIVATE = f"-b 2 -d digits -m softmax -n 3 -s 1 -r 3 -o sgd --dp 1 0.01 {SHORT}"
 PERTURBED = f"-m softmax -o ours --idlg --perturb -n 4 -r 4 {SHORT}"
 PUBLISHED = f"-o sgd ours --as-published {SMALL}"
-CONVERGING = "-m softmax --attack-steps 1 -r 400 -n 5 --client-rate 0.5 --converge"
+CONVERGING = "-m softmax --attack-steps 1 -r 400 -n 4 -b 3 --client-rate 0.5 --converge"
 AGAIN = f"-s 0 1 --skip-done {SMALL}"
-DRAWN = "--gen-images -n 3 -b 4 -r 2 --attack-steps 2 --skip-done"
-HEAT_MAPS = "--gradcams -m cnn1 -n 2 -b 2 -r 1"
+DRAWN = f"--gen-images --skip-done {SMALL}"
+HEAT_MAPS = "--gradcams -m cnn1 -o adam -n 2 -b 2 -r 1"
 
 federation, runs, server_view = load("inversion", "federation", "runs", "server_view")
 
