@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from matching import matcher
-from observed import PublicFacts, layer_params
+from gradient_matching import matcher
 from optimise import Problem
+from threat_model import PublicKnowledge, layer_params
 
 # Share of the largest bias gradient under which a neuron says nothing but rounding errors.
 SMALLEST_BIAS = 1e-3
@@ -16,7 +16,7 @@ SMALLEST_BIAS = 1e-3
 TOLERANCE = 1e-4
 
 
-def analytic(facts: PublicFacts) -> Problem:
+def analytic(public: PublicKnowledge) -> Problem:
     """Divide weight gradients by bias gradients (Phong et al. 2018, doi:10.1109/TIFS.2017.2787987).
 
     A neuron's weight gradient is a sum of the minibatch's images, each weighed by the loss's
@@ -32,21 +32,21 @@ def analytic(facts: PublicFacts) -> Problem:
     Raises:
         ValueError: for a model whose first layer is not dense.
     """
-    path, layer = facts.layers()[0]
+    path, layer = public.layers()[0]
     if layer is not nn.Dense:
         raise ValueError(
             f"the analytic attack needs a model whose first layer is dense, which that of "
-            f"{type(facts.model).__name__} is not: it is of type {layer.__name__}"
+            f"{type(public.model).__name__} is not: it is of type {layer.__name__}"
         )
-    match = matcher(facts)
+    match = matcher(public)
 
     def init(key, observation, params, labels):
         sent = layer_params(observation, path)
-        if facts.batch == 1:
+        if public.batch == 1:
             images = least_squares(sent["kernel"], sent["bias"])
         else:
-            images = pick(sent["kernel"], sent["bias"], facts.batch)
-        return images.reshape(-1, *facts.image_shape)
+            images = pick(sent["kernel"], sent["bias"], public.batch)
+        return images.reshape(-1, *public.image_shape)
 
     def loss(images, observation, params, labels):
         return match(params, images, labels, observation).cosine_distance()

@@ -21,12 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from assignment import Images
 from attacks import ATTACKS, COSINE_TV, total_variation
-from metrics import Images, score
-from observed import PublicFacts
 from optimise import Problem, solve
+from scores import score_clients
+from threat_model import PublicKnowledge
 
 from fl.bench import Case, Figure, plain, report, times
+from fl.simulation.algorithms import fedavg
 from fl.simulation.models import CLASSES, MODELS
 from fl.simulation.training import sample_losses
 
@@ -48,11 +50,14 @@ class Bench:
     def __init__(self, case: Case, attack: str, steps: int):
         """Make the model and what was observed."""
         model = MODELS[case.model]()
-        facts = PublicFacts(model, SHAPE, case.batch, "fedavg", RATE)
-        self.problem = ATTACKS[attack](facts)._replace(steps=steps)
-        facts = facts._replace(model=plain(model))
-        losses = {"idlg": textbook_idlg, "cosine": textbook_cosine}
-        loss = losses[attack](facts.model) if attack in losses else ATTACKS[attack](facts).loss
+        public = PublicKnowledge(model, SHAPE, case.batch, fedavg(RATE))
+        self.problem = ATTACKS[attack].problem(public)._replace(steps=steps)
+        public = public._replace(model=plain(model))
+        loss = (
+            TEXTBOOK[attack](public.model)
+            if attack in TEXTBOOK
+            else ATTACKS[attack].problem(public).loss
+        )
         self.plain_problem = self.problem._replace(loss=loss)
         self.params = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
         self.observations = jax.tree.map(
@@ -136,6 +141,10 @@ def textbook_gradient(model: nn.Module) -> Callable:
     )
 
 
+# Losses that form the gradient. That of any other attack is plain already.
+TEXTBOOK = {"idlg": textbook_idlg, "cosine": textbook_cosine}
+
+
 def measure(case: Case, attack: str, steps: int) -> Iterator[Figure]:
     """Measure an attack against the loops."""
     bench = Bench(case, attack, steps)
@@ -153,7 +162,7 @@ def scoring(case: Case) -> Figure:
     labels = rng.integers(0, CLASSES, (case.clients, case.batch))
     present = np.ones(labels.shape, bool)
     pair = Images(found, labels, present), Images(truth, labels, present)
-    taken = times({"scoring": (lambda: score(*pair), 1)})
+    taken = times({"scoring": (lambda: score_clients(*pair), 1)})
     return Figure(str(case), "any", "scoring_s", taken["scoring"])
 
 

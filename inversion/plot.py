@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from result_tables import COMMON, NEEDS, TASK, is_private, the_attack
-from schema import RUN
+from runs import RUN
 
 from fl.experiment import figures, reports, summary
 from fl.experiment.names import display_name

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from schema import RUN
+from attacks import ATTACKS
+from runs import RUN
 
 from fl.experiment import layout, reports, summary
 from fl.experiment.layout import Metric, count
@@ -26,13 +27,6 @@ TASK = ["dataset", "model", "clients", "converge"]
 PAPER = ["dataset", "model", "algorithm", "attack", "clip", "noise"]
 PUBLISHED = "100 clients (75 with CNN2), batch size 8 (iDLG: 1) and 750 rounds"
 SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
-ATTACKS = {
-    "representation": "Representation",
-    "idlg": "iDLG",
-    "cosine": "Cosine",
-    "cpl": "CPL",
-    "analytic": "Analytic",
-}
 UPDATE, AGGREGATE = "Each client's update", "Aggregate"
 # As many as fit on a page.
 METRICS = (
@@ -168,14 +162,18 @@ def _table(name, what, view, rows, setting, paper, metrics=METRICS, columns=()):
 
 
 def _attack(setting):
-    return ATTACKS.get(setting["attack"], setting["attack"]) + _restarts(setting)
+    return _title(setting["attack"]) + _restarts(setting)
 
 
 def the_attack(setting: dict) -> str:
     """Name an attack, and how often it restarts, within a sentence."""
-    name = ATTACKS.get(setting["attack"], setting["attack"])
+    name = _title(setting["attack"])
     name = name if name[1:] != name[1:].lower() else name.lower()  # iDLG and CPL stay
     return f"{name} attack{_restarts(setting)}"
+
+
+def _title(name):
+    return ATTACKS[name].title if name in ATTACKS else name
 
 
 def _restarts(setting):

@@ -20,7 +20,7 @@ found = {}
 for words in json.load(sys.stdin):
     sys.argv[1:] = [*sys.argv[1:3], *words.split()]
     said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         try:
             status = main.main()
         except SystemExit as error:
@@ -31,7 +31,7 @@ print(json.dumps(found))
 
 
 def outcomes(folder: Path, results: Path, command_lines: list[str]) -> dict[str, tuple[int, str]]:
-    """Run command lines -> the exit status and what was said on standard error, by command line."""
+    """Run command lines -> the exit status and all that was said, by command line."""
     done = subprocess.run(
         [sys.executable, "-c", CODE, "--results", str(results)],
         input=json.dumps(command_lines),

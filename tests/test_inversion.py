@@ -1,16 +1,14 @@
 """The inversion experiment as a user runs it, and the observations that it attacks."""
 
-import importlib.util
-import os
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import assert_refused
+from experiments import load
+from programs import assert_refused, outcomes
 
 from fl.data import augmentation
 from fl.data.sampling import MinibatchSampler
@@ -21,49 +19,40 @@ from fl.simulation.rounds import Work
 from fl.simulation.training import Samples, sample_losses
 
 FOLDER = Path(__file__).parents[1] / "inversion"
-SHORT = ("--attack-steps", "3", "--evaluate-every", "2")
-SMALL = ("-n", "4", "-b", "3", "-r", "4", *SHORT)
+SHORT = "--attack-steps 3 --evaluate-every 2"
+SMALL = f"-n 4 -b 3 -r 4 -m softmax {SHORT}"
+ATTACKS = f"-o sgd ours --attack representation analytic {SMALL}"
+PRIVATE = f"-b 2 -d digits -m softmax -n 3 -s 1 -r 3 -o sgd --dp 1 0.01 {SHORT}"
+PERTURBED = f"-m softmax -o ours --idlg --perturb -n 4 -r 4 {SHORT}"
+PUBLISHED = f"-o sgd ours --as-published {SMALL}"
+CONVERGING = "-m softmax --attack-steps 1 -r 400 -n 4 -b 3 --client-rate 0.5 --converge"
+AGAIN = f"-s 0 1 --skip-done {SMALL}"
+DRAWN = f"--gen-images --skip-done {SMALL}"
+HEAT_MAPS = "--gradcams -m cnn1 -o adam -n 2 -b 2 -r 1"
 
-
-def _load(name):
-    spec = importlib.util.spec_from_file_location(f"inversion_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-observation = _load("observation")
+federation, runs, server_view = load("inversion", "federation", "runs", "server_view")
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A place for compiled code that the commands of these tests share."""
-    return tmp_path_factory.mktemp("jax")
+def made(tmp_path_factory):
+    """What command lines of one process say, by command line, and the file of their results."""
+    path = tmp_path_factory.mktemp("inversion") / "results.csv"
+    words = [ATTACKS, PRIVATE, PERTURBED, PUBLISHED, CONVERGING, f"{CONVERGING} 0.5", AGAIN]
+    # The space makes it another command line.
+    said = outcomes(FOLDER, path, [*words, DRAWN, f"{DRAWN} ", HEAT_MAPS])
+    for status, text in said.values():
+        assert status == 0, text
+    return said, path
 
 
 @pytest.fixture
-def main(tmp_path, kept):
-    """Run main.py with a results file of the test's own."""
-
-    def run(*arguments):
-        command = [sys.executable, "main.py", "--results", tmp_path / "results.csv", *arguments]
-        return subprocess.run(
-            [str(word) for word in command],
-            cwd=FOLDER,
-            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(kept)},
-            text=True,
-            capture_output=True,
-        )
-
-    run.results = tmp_path / "results.csv"
-    return run
+def frame(made):
+    """The rows of all these command lines."""
+    return results.read(made[1])
 
 
-def test_every_attack_gets_a_row_and_attacks_on_one_training_share_it(main):
-    words = ("-m", "softmax", "-o", "sgd", "ours", "--attack", "representation", "analytic")
-    done = main(*words, *SMALL)
-    assert done.returncode == 0, done.stderr
-    frame = results.read(main.results)
+def test_every_attack_gets_a_row_and_attacks_on_one_training_share_it(frame):
+    frame = frame[:4]
     assert list(zip(frame.algorithm, frame.attack, strict=True)) == [
         ("fedavg", "representation"),
         ("fedavg", "analytic"),
@@ -76,75 +65,56 @@ def test_every_attack_gets_a_row_and_attacks_on_one_training_share_it(main):
     assert frame.labels_recovered.between(0, 1).all()
 
 
-def test_published_command_line_with_dp_runs_unchanged(main):
-    words = "-b 2 -d digits -m softmax -n 3 -s 1 -r 3 -o sgd --dp 1 0.01"
-    done = main(*words.split(), *SHORT)
-    assert done.returncode == 0, done.stderr
-    (row,) = results.read(main.results).to_dict("records")
-    assert row["algorithm"] == "dp_fedavg"
+def test_published_command_line_with_dp_runs_unchanged(frame):
+    (row,) = frame[frame.algorithm == "dp_fedavg"].to_dict("records")
     assert (row["clip"], row["noise"]) == (1, 0.01)
     assert row["batch_size"] == 2
 
 
-def test_idlg_takes_minibatches_of_one_and_perturbing_is_named(main):
-    words = ("-m", "softmax", "-o", "ours", "--idlg", "--perturb", "-n", "4", "-r", "4")
-    done = main(*words, *SHORT)
-    assert done.returncode == 0, done.stderr
-    (row,) = results.read(main.results).to_dict("records")
+def test_idlg_takes_minibatches_of_one_and_perturbing_is_named(frame):
+    (row,) = frame[frame.attack == "idlg"].to_dict("records")
     assert row["algorithm"] == "secadam_perturbed"
-    assert row["attack"] == "idlg"
     assert row["batch_size"] == 1
 
 
-@pytest.mark.parametrize("algorithm", ["sgd", "ours"])
-def test_published_variant_runs_and_is_marked(main, algorithm):
-    done = main("-o", algorithm, "-m", "softmax", "--as-published", *SMALL)
-    assert done.returncode == 0, done.stderr
-    assert results.read(main.results)["variant"].tolist() == ["published"]
+def test_published_variant_is_marked_and_computes_otherwise(frame):
+    variants = frame[(frame.attack == "representation") & (frame.rounds == 4) & (frame.seed == 0)]
+    for _, rows in variants.groupby("algorithm"):
+        assert rows.variant.tolist() == ["corrected", "published"]
+        assert rows.psnr.nunique() == 2
 
 
-def test_training_stops_at_the_accuracy_asked_for_or_at_the_papers(main):
-    words = ("-m", "softmax", "--attack-steps", "1", "-r", "400", "-n", "5", "--client-rate", "0.5")
-    assert main(*words, "--converge").returncode == 0
-    assert main(*words, "--converge", "0.5").returncode == 0
-    papers, asked = results.read(main.results).to_dict("records")
+def test_training_stops_at_the_accuracy_asked_for_or_at_the_papers(frame):
+    papers, asked = frame[frame.converge.notna()].to_dict("records")
     assert (papers["converge"], asked["converge"]) == (0.9, 0.5)
     assert papers["final_accuracy"] >= 0.9
     assert 0.5 <= asked["final_accuracy"] < 0.9
     assert asked["rounds_run"] < papers["rounds_run"] < 400
 
 
-def test_runs_that_are_there_are_skipped(main):
-    main("-m", "softmax", *SMALL)
-    again = main("-m", "softmax", "-s", "0", "1", "--skip-done", *SMALL)
-    assert "1 of 2 runs are already in" in again.stdout
-    assert results.read(main.results)["seed"].tolist() == [0, 1]
+def test_runs_that_are_there_are_skipped(made, frame):
+    assert "1 of 2 runs are already in" in made[0][AGAIN][1]
+    assert frame.seed.iloc[-1] == 1
+    assert not frame.drop(columns=["date", "train_s", "attack_s"]).duplicated().any()
 
 
-def test_reconstructions_are_drawn_and_drawn_once(main):
-    words = ("--gen-images", "-n", "3", "-b", "4", "-r", "2", "--attack-steps", "2", "--skip-done")
-    done = main(*words)
-    assert done.returncode == 0, done.stderr
-    pictures = {path.name for path in (main.results.parent / "figures").iterdir()}
-    assert pictures == {f"reconstructions_digits_softmax_seed-0.{kind}" for kind in ("pdf", "png")}
-    assert not main.results.exists()
-    assert not list(main.results.parent.glob(".checkpoints/*"))
-    assert "1 of 1 pictures are there" in main(*words).stdout
-
-
-def test_heat_maps_are_drawn(main):
-    done = main("--gradcams", "-m", "cnn1", "-n", "2", "-b", "2", "-r", "1")
-    assert done.returncode == 0, done.stderr
-    pictures = {path.name for path in (main.results.parent / "figures").iterdir()}
-    assert pictures == {f"gradcam_digits_cnn1_seed-0.{kind}" for kind in ("pdf", "png")}
+def test_pictures_are_drawn_once_and_leave_no_rows_and_no_checkpoints(made, frame):
+    said, path = made
+    assert {file.name for file in (path.parent / "figures").iterdir()} == {
+        f"{name}_seed-0.{kind}"
+        for name in ("reconstructions_digits_softmax", "gradcam_digits_cnn1")
+        for kind in ("pdf", "png")
+    }
+    assert "1 of 1 pictures are there" in said[f"{DRAWN} "][1]
+    assert len(frame) == 4 + 1 + 1 + 2 + 2 + 1
+    assert not list(path.parent.glob(".checkpoints/*"))
 
 
 REFUSED = {
     "--idlg -b 2": "--idlg",
-    "--idlg -m cnn2": "--idlg",
     "--dp 0 0.1": "--dp",
     "--dp 1 -0.1": "--dp",
-    "--dp 1 0.1 -o ours": "--dp",
+    "--dp 1 0.1 -o ours": "choose fedavg or adam",
     "--attack analytic -m cnn1": "--attack",
     "--attack guess": "choose from representation",
     "-n 0": "--num-clients",
@@ -164,7 +134,77 @@ def test_wrong_options_exit_with_a_sentence_that_names_them(tmp_path):
     assert_refused(FOLDER, tmp_path / "results.csv", REFUSED)
 
 
-def federation(algorithm, clients=3, batch=4, rounds=3, **work):
+def a_run(algorithm, variant="corrected", clip=None, noise=None, **overrides):
+    return runs.Run(
+        *("digits", "softmax", 3, algorithm, "representation", clip, noise, 0, 4, 8, 0.5, "lda"),
+        *(1, None, variant, runs.Overrides(**overrides)),
+    )
+
+
+def test_runs_differ_in_training_by_all_but_their_attack():
+    one = a_run("fedavg")
+    assert one.training() == replace(one, attack="analytic", restarts=5).training()
+    assert one.training() == a_run("fedavg", attack_steps=3).training()
+    for other in (replace(one, seed=1), a_run("fedavg", pgd_step=0.1), a_run("adam")):
+        assert one.training() != other.training()
+
+
+@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("perturbed", [False, True])
+def test_an_algorithms_label_says_what_is_done_beside_it(private, perturbed):
+    run = a_run(runs.algorithm_label("fedavg", private, perturbed), clip=0.5, noise=0.0)
+    assert run.algorithm == "dp_" * private + "fedavg" + "_perturbed" * perturbed
+    assert run.algorithm_name == "fedavg"
+    assert run.perturbed == perturbed
+
+
+@pytest.mark.parametrize(
+    ("run", "step"),
+    [
+        (a_run("fedavg"), 0.001),
+        (a_run("adam"), 1e-5),
+        (a_run("fedavg", client_rate=0.2), 0.002),
+        (a_run("secadam", pgd_step=0.03), 0.03),
+        (a_run("adam", "published"), 0.001),
+        (a_run("secadam", "published"), 1e-5),
+    ],
+)
+def test_minibatches_are_hardened_by_one_percent_of_the_rate_or_as_published(run, step):
+    params = MODELS["softmax"]().init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+    images = jnp.full((2, 4, 4, 1), 0.5)
+    hardened = federation.work_of(run).harden(params, images, jnp.array([1, 2]))
+    np.testing.assert_allclose(np.abs(hardened - images), step, rtol=1e-2)
+
+
+def test_secadams_clients_send_raw_moments_as_published():
+    params, gradient = jnp.zeros(3), jnp.array([1.0, -2.0, 0.0])
+    sent = {}
+    for variant in ("corrected", "published"):
+        algorithm = federation.work_of(a_run("secadam", variant)).algorithm
+        received = algorithm.broadcast(params, algorithm.init_server(params))
+        local, state = algorithm.local_step(
+            received, params, algorithm.init_client(params), gradient
+        )
+        sent[variant], _ = algorithm.message(received, local, state)
+    np.testing.assert_allclose(sent["corrected"].m, gradient, rtol=1e-6)
+    np.testing.assert_allclose(sent["corrected"].v, gradient**2 + 1e-16, rtol=1e-4)
+    np.testing.assert_allclose(sent["published"].m, 0.1 * gradient, rtol=1e-6)
+    np.testing.assert_allclose(sent["published"].v, 0.001 * gradient**2 + 1e-8, rtol=1e-4)
+
+
+def test_a_runs_clients_rotate_clip_and_step_as_it_says():
+    plain = federation.work_of(a_run("fedavg"))
+    assert plain.augment is None
+    assert plain.privatise is None
+    other = federation.work_of(a_run("dp_fedavg_perturbed", clip=0.5, noise=0.0, client_rate=0.2))
+    assert other.algorithm.client_rate == 0.2
+    key, image = jax.random.key(0), jnp.zeros((1, 9, 9, 1)).at[0, 4, 8].set(1)
+    assert float(jnp.abs(other.augment(image, key) - image).max()) > 0.01
+    clipped = other.privatise(jnp.array([3.0, 4.0]), key)
+    np.testing.assert_allclose(clipped, [0.3, 0.4], rtol=1e-5)
+
+
+def little_federation(algorithm, clients=3, batch=4, rounds=3, **work):
     """A little federation after some rounds -> (work, state, samples, sampler)."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
@@ -177,7 +217,7 @@ def federation(algorithm, clients=3, batch=4, rounds=3, **work):
     # One client holds fewer samples than a batch.
     parts = [np.arange(0, 10), np.arange(10, 12), np.arange(12, 30)]
     sampler = MinibatchSampler(parts, batch, range(clients))
-    start = engine.start(todo, params, samples, sampler.weights.shape, 1, keep_clients=True, seed=5)
+    start = engine.start(todo, params, samples, clients, 1, keep_clients=True, seed=5)
     state, _ = start.run(start.state, sampler.draw(rounds, 1))
     return todo, state, samples, sampler
 
@@ -187,9 +227,9 @@ def gradient(todo, params, samples, indices, weights):
 
 
 def test_clients_that_send_updates_show_their_unhardened_gradient_times_the_rate():
-    todo, state, samples, sampler = federation(algorithms.fedavg(client_rate=0.5))
+    todo, state, samples, sampler = little_federation(algorithms.fedavg(client_rate=0.5))
     indices = sampler.draw(1, 1).indices[0, :, 0]
-    seen, _ = observation.observe(todo, state, samples, indices, sampler.weights)
+    seen, _ = server_view.observe(todo, state, samples, indices, sampler.weights)
     for client in range(3):
         wanted = gradient(todo, state.params, samples, indices[client], sampler.weights[client])
         for got, leaf in zip(jax.tree.leaves(seen.clients), jax.tree.leaves(wanted), strict=True):
@@ -197,9 +237,9 @@ def test_clients_that_send_updates_show_their_unhardened_gradient_times_the_rate
 
 
 def test_secadams_aggregate_is_the_ratio_of_means_and_not_the_mean_of_ratios():
-    todo, state, samples, sampler = federation(algorithms.secadam())
+    todo, state, samples, sampler = little_federation(algorithms.secadam())
     indices = sampler.draw(1, 1).indices[0, :, 0]
-    seen, _ = observation.observe(todo, state, samples, indices, sampler.weights)
+    seen, _ = server_view.observe(todo, state, samples, indices, sampler.weights)
     clients = engine.client_states(state)[0]
     count = int(clients.count[0]) + 1
     moments = []
@@ -226,11 +266,11 @@ def test_secadams_aggregate_is_the_ratio_of_means_and_not_the_mean_of_ratios():
 
 
 def test_truth_is_what_the_clients_hold_unturned_and_without_filling():
-    todo, state, samples, sampler = federation(
+    todo, state, samples, sampler = little_federation(
         algorithms.fedavg(), augment=augmentation.random_rotation(10.0)
     )
     indices = sampler.draw(1, 1).indices[0, :, 0]
-    _, truth = observation.observe(todo, state, samples, indices, sampler.weights)
+    _, truth = server_view.observe(todo, state, samples, indices, sampler.weights)
     images, labels = samples.take(indices)
     assert np.array_equal(truth.images, images)
     assert np.array_equal(truth.labels, labels)
@@ -238,20 +278,20 @@ def test_truth_is_what_the_clients_hold_unturned_and_without_filling():
 
 
 def test_what_is_seen_under_dp_is_clipped():
-    todo, state, samples, sampler = federation(
+    todo, state, samples, sampler = little_federation(
         algorithms.fedavg(), privatise=clip_and_noise.privatiser(clip=0.01, noise=0.0)
     )
     indices = sampler.draw(1, 1).indices[0, :, 0]
-    seen, _ = observation.observe(todo, state, samples, indices, sampler.weights)
+    seen, _ = server_view.observe(todo, state, samples, indices, sampler.weights)
     for client in range(3):
         squares = sum(float((leaf[client] ** 2).sum()) for leaf in jax.tree.leaves(seen.clients))
         assert np.sqrt(squares) == pytest.approx(0.01, rel=1e-4)
 
 
 def test_published_stale_update_is_the_new_parameters_minus_the_clients_old_ones():
-    todo, state, samples, sampler = federation(algorithms.fedavg(client_rate=0.5))
+    todo, state, samples, sampler = little_federation(algorithms.fedavg(client_rate=0.5))
     indices, later = (sampler.draw(1, 1).indices[0, :, 0] for _ in range(2))
-    seen, truth = observation.observe_stale(todo, state, samples, indices, later, sampler.weights)
+    seen, truth = server_view.observe_stale(todo, state, samples, indices, later, sampler.weights)
     locals_ = []
     for client in range(3):
         g = gradient(todo, state.params, samples, indices[client], sampler.weights[client])

@@ -27,8 +27,8 @@ LAYERS = [
     {"fl.simulation.engine"},
     {"fl.simulation.run", "fl.bench"},
     {"fl.experiment.results", "fl.experiment.provenance", "fl.experiment.summary"},
-    {"fl.experiment.program", "fl.experiment.tables"},
-    {"fl.experiment.figures"},
+    {"fl.experiment.program", "fl.experiment.tables", "fl.experiment.names"},
+    {"fl.experiment.figures", "fl.experiment.layout"},
     {"fl.experiment.reports"},
 ]
 

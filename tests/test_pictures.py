@@ -1,38 +1,16 @@
 """Pictures of the inversion experiment."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
+from experiments import load
 
 from fl.simulation import models
 
-FOLDER = Path(__file__).parents[1] / "inversion"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"inversion_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    # Other tests may have, or want, a module `metrics` of another experiment.
-    before = sys.modules.get("metrics")
-    sys.modules["metrics"] = load("metrics")
-    module = load("pictures")
-    del sys.modules["metrics"]
-    if before is not None:
-        sys.modules["metrics"] = before
-    return module
+gradcam, reconstruction_grid = load("inversion", "gradcam", "reconstruction_grid")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +29,7 @@ class Mean(models.Classifier):
         return self.tap(nn.relu(nn.Conv(2, (1, 1))(images))).mean((1, 2))
 
 
-def test_gradcam_by_hand(pictures):
+def test_gradcam_by_hand():
     image = jnp.array([[0.0, 0.2], [0.6, 1.0]])[None, :, :, None]
     kernel = jnp.zeros((2, 10)).at[:, 3].set(jnp.array([2.0, -1.0])).at[:, 4].set(-1.0)
     params = {
@@ -66,12 +44,12 @@ def test_gradcam_by_hand(pictures):
     second = np.array([[0.5, 0.3], [0.0, 0.0]])
     expected = np.maximum(first / 2 - second / 4, 0) / 0.5
     images = jnp.concatenate([image, image])
-    maps = pictures.gradcam(Mean(), {"params": params}, images, jnp.array([3, 4]))
+    maps = gradcam.gradcam(Mean(), {"params": params}, images, jnp.array([3, 4]))
     np.testing.assert_allclose(maps[0], expected, atol=1e-6)
     np.testing.assert_array_equal(maps[1], 0)  # all speaks against class 4
 
 
-def test_gradcam_of_cnn1_looks_before_the_last_max_pool(pictures, images):
+def test_gradcam_of_cnn1_looks_before_the_last_max_pool(images):
     model, labels = models.CNN1(), np.array([1, 5, 9])
     params = model.init(jax.random.key(0), images[:3])
     assert set(params) == {"params"}, "the tap adds nothing to the parameters"
@@ -101,11 +79,11 @@ def test_gradcam_of_cnn1_looks_before_the_last_max_pool(pictures, images):
     small = np.maximum((weights * features).sum(-1), 0)
     expected = np.asarray(jax.image.resize(small, (3, 16, 16), "bilinear"))
     expected = expected / expected.max((1, 2), keepdims=True)
-    maps = pictures.gradcam(model, params, jnp.asarray(images[:3]), labels)
+    maps = gradcam.gradcam(model, params, jnp.asarray(images[:3]), labels)
     np.testing.assert_allclose(maps, expected, atol=1e-4)
 
 
-def test_gradcam_of_cnn2(pictures, images):
+def test_gradcam_of_cnn2(images):
     model = models.CNN2()
     params = model.init(jax.random.key(0), images[:2])
     assert set(params) == {"params"}
@@ -113,17 +91,17 @@ def test_gradcam_of_cnn2(pictures, images):
     (features,) = state["intermediates"]["features"]
     assert features.shape == (2, 16, 16, 64)
     np.testing.assert_array_equal(logits, model.apply(params, images[:2]))
-    maps = pictures.gradcam(model, params, images[:2], np.array([0, 1]))
+    maps = gradcam.gradcam(model, params, images[:2], np.array([0, 1]))
     assert maps.shape == (2, 16, 16)
     np.testing.assert_allclose(maps.max((1, 2)), 1)
     assert maps.min() >= 0
 
 
-def test_gradcam_needs_convolutions(pictures, images):
+def test_gradcam_needs_convolutions(images):
     model = models.LeNet()
     params = model.init(jax.random.key(0), images)
     with pytest.raises(ValueError, match="LeNet has none"):
-        pictures.gradcam(model, params, images, np.zeros(len(images), int))
+        gradcam.gradcam(model, params, images, np.zeros(len(images), int))
 
 
 # --- grids -----------------------------------------------------------------------------------
@@ -136,34 +114,36 @@ def kinds(paths):
     return [path.name for path in paths]
 
 
-def test_reconstructions_in_files_the_same_each_time(pictures, images, tmp_path):
+def test_reconstructions_in_files_the_same_each_time(images, tmp_path):
     found = {"fedavg": images, "secadam": 1 - images}
     labels = [f"Digit {label}" for label in range(8)]
     arguments = (images[:8], {name: x[:8] for name, x in found.items()}, labels)
-    paths = pictures.reconstruction_grid(*arguments, tmp_path / "new" / "grid.1")
+    paths = reconstruction_grid.reconstruction_grid(*arguments, tmp_path / "new" / "grid.1")
     assert kinds(paths) == ["grid.1.pdf", "grid.1.png"]
     first = [path.read_bytes() for path in paths]
     assert b"/Type3" not in first[0]
-    pictures.reconstruction_grid(*arguments, tmp_path / "new" / "grid.1")
+    reconstruction_grid.reconstruction_grid(*arguments, tmp_path / "new" / "grid.1")
     assert [path.read_bytes() for path in paths] == first
     height, width, _ = matplotlib.image.imread(paths[1]).shape
     assert width == pytest.approx(7.1 * 300, abs=40), "as wide as a page"
     assert height < width
 
 
-def test_more_images_go_to_further_files(pictures, images, tmp_path):
+def test_more_images_go_to_further_files(images, tmp_path):
     colour = images.repeat(3, axis=-1)
     lost = colour.copy()
     lost[3] = np.nan
     labels = ["Ankle boot"] * 26
-    paths = pictures.reconstruction_grid(colour, {"secadam": lost}, labels, tmp_path / "grid")
+    paths = reconstruction_grid.reconstruction_grid(
+        colour, {"secadam": lost}, labels, tmp_path / "grid"
+    )
     assert kinds(paths) == ["grid.pdf", "grid.png", "grid-2.pdf", "grid-2.png"]
 
 
-def test_heat_maps_in_files(pictures, images, tmp_path):
+def test_heat_maps_in_files(images, tmp_path):
     maps = {"adam": images[:25, ..., 0], "secadam": 1 - images[:25, ..., 0]}
     labels = ["Coat"] * 25
-    paths = pictures.gradcam_grid(images[:25], maps, labels, tmp_path / "cam")
+    paths = gradcam.gradcam_grid(images[:25], maps, labels, tmp_path / "cam")
     assert kinds(paths) == ["cam.pdf", "cam.png"]
 
 
@@ -171,12 +151,12 @@ def test_heat_maps_in_files(pictures, images, tmp_path):
     ("count", "labels", "others", "words"),
     [(0, 0, 0, "no images"), (3, 2, 3, "2 labels for 3 images"), (3, 3, 2, "FedAvg")],
 )
-def test_what_does_not_belong_together(pictures, images, tmp_path, count, labels, others, words):
+def test_what_does_not_belong_together(images, tmp_path, count, labels, others, words):
     names = ["Coat"] * labels
     with pytest.raises(ValueError, match=words):
-        pictures.reconstruction_grid(
+        reconstruction_grid.reconstruction_grid(
             images[:count], {"fedavg": images[:others]}, names, tmp_path / "a"
         )
     maps = {"fedavg": images[:others, ..., 0]}
     with pytest.raises(ValueError, match=words):
-        pictures.gradcam_grid(images[:count], maps, names, tmp_path / "a")
+        gradcam.gradcam_grid(images[:count], maps, names, tmp_path / "a")

@@ -57,6 +57,8 @@ LOOKS = {
     "fedadam": Look("#E69F00", (0, (5, 1.5, 1, 1.5)), "v", 1.2),
     "secadam": Look("#D55E00", "-", "s", 1.5),
     "secadam_fedadam": Look("#CC79A7", (0, (1, 1)), "D", 1.5),
+    "fedprox": Look("#56B4E9", (0, (4, 1)), "P", 1.2),
+    "scaffold": Look("#8C564B", (0, (3, 1, 1, 1, 1, 1)), "<", 1.2),
     "secadam_perturbed": Look("#CC79A7", (0, (1, 1)), "D", 1.5),
 }
 OTHER = Look("0.5", "-", ".", 1.0)

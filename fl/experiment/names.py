@@ -12,6 +12,8 @@ DISPLAY_NAMES = {
     "fedadam": "FedAdam",
     "secadam": "SecAdam",
     "secadam_fedadam": "SecAdam + FedAdam",
+    "fedprox": "FedProx",
+    "scaffold": "SCAFFOLD",
     **{name: entry.title for name, entry in DATASETS.items()},
     "softmax": "Softmax",
     "lenet": "LeNet-300-100",

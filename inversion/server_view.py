@@ -62,7 +62,7 @@ def observe(
         weights: float32 [client, batch], 0 for filling.
     """
     messages = _messages(work, state, samples, indices, weights)
-    reveal = work.algorithm.pseudo_gradient
+    reveal = work.algorithm.reveal
     observation = Observation(
         params=state.params,
         clients=jax.vmap(reveal)(messages),
@@ -95,7 +95,7 @@ def observe_stale(
     """
     messages = _messages(work, state, samples, indices, weights)
     mean = _mean(messages)
-    params, _ = work.server_step(state.params, state.server, mean)
+    params, _ = work.serve(state, mean, state.memory, 1.0, state.key)
     stale = jax.tree.map(lambda sent, average: sent - average[None], messages, mean)
     images, labels = samples.take(jnp.asarray(later_indices))
     # The mean of the stale updates is zero: what the aggregate shows is the mean update itself.
@@ -106,19 +106,20 @@ def observe_stale(
 def _messages(work, state, samples, indices, weights):
     """Every client's message, stacked [client, ...], computed one after the other."""
     work = work._replace(harden=pgd.none())
+    received = work.algorithm.broadcast(state.params, state.server)
 
     @jax.jit
-    def message(params, client, samples, indices, weights, key):
+    def message(received, client, samples, indices, weights, key):
         step_key, message_key = jax.random.split(key)
         minibatch = (*samples.take(indices), weights, step_key)
-        local, client, _ = work.local_step(params, client, *minibatch)
-        return work.message(params, local, client, message_key)
+        local, after, _ = work.local_step(received, received.params, client, *minibatch)
+        return work.message(received, local, after, client, message_key)[0]
 
     clients = engine.client_states(state)
     keys = jax.random.split(state.key, len(indices))
     sent = [
         message(
-            state.params,
+            received,
             jax.tree.map(lambda leaf, own=number: leaf[own], clients),
             samples,
             indices[number],

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import classifier
+import classifier_metric
 from attacks import ATTACKS
-from observed import PublicFacts
+from runs import Overrides, Run, algorithm_label
+from threat_model import PublicKnowledge
 
 from fl.data.catalogue import DATASETS
 from fl.experiment.options import choice, number, option
@@ -17,10 +18,6 @@ from fl.simulation import algorithms, models
 
 ALGORITHMS = ("fedavg", "adam", "secadam")
 BATCH_SIZE = 8
-# Any will do to ask an attack whether it can take a model.
-IMAGE_SHAPE = (28, 28, 1)
-# Options that change a run and have no column of their own.
-OVERRIDES = ("pgd_step", "client_rate", "server_rate", "evaluate_every")
 
 
 @dataclass(frozen=True)
@@ -128,29 +125,36 @@ def resolve(options: Options) -> Options:
         options,
         model=options.model or model,
         algorithm=options.algorithm or algorithm,
+        attack=("idlg",) if options.idlg else options.attack,
         clients=options.clients or clients,
+        batch_size=options.batch_size or (1 if options.idlg else BATCH_SIZE),
     )
 
 
 def check(options: Options, parser: ArgumentParser) -> None:
     """Refuse what can be seen to be wrong before anything is loaded.
 
+    Args:
+        options: from `resolve`.
+        parser: which ends the program.
+
     Raises:
         SystemExit: with status 2 and a sentence that names the option.
     """
-    if options.idlg and options.batch_size not in (None, 1):
+    if options.idlg and options.batch_size != 1:
         parser.error(f"argument --idlg: needs a batch size of 1, got {options.batch_size}")
-    if options.idlg and "cnn2" in options.model:
-        parser.error("argument --idlg: the paper attacks lenet and cnn1 so, not cnn2")
-    if options.dp and options.dp[0] == 0:
-        parser.error("argument --dp: CLIP must be above 0, or no update would be left")
-    if options.dp and "secadam" in options.algorithm:
-        parser.error(
-            "argument --dp: clips updates, and secadam sends moments; choose fedavg or adam"
+    if options.dp:
+        _check_dp(options, parser)
+    tasks = itertools.product(options.dataset, options.model, options.algorithm, options.attack)
+    for dataset, model, algorithm, attack in tasks:
+        public = PublicKnowledge(
+            models.MODELS[model](),
+            DATASETS[dataset].image_shape,
+            options.batch_size,
+            algorithms.ALGORITHMS[algorithm](),
         )
-    for model, attack in itertools.product(options.model, attacks(options)):
         try:
-            ATTACKS[attack](PublicFacts(models.MODELS[model](), IMAGE_SHAPE, 1, "fedavg", 1.0))
+            ATTACKS[attack].problem(public)
         except ValueError as error:
             parser.error(f"argument --attack: {error}")
     if options.converge is not None and options.converge > 1:
@@ -158,17 +162,31 @@ def check(options: Options, parser: ArgumentParser) -> None:
     if options.classifier_metric:
         for dataset in options.dataset:
             try:
-                classifier.check(dataset)
+                classifier_metric.check(DATASETS[dataset].image_shape)
             except ValueError as error:
-                parser.error(f"argument --classifier-metric: {error}")
+                parser.error(f"argument --classifier-metric: {dataset}: {error}")
     _check_pictures(options, parser)
+
+
+def _check_dp(options, parser):
+    if options.dp[0] == 0:
+        parser.error("argument --dp: CLIP must be above 0, or no update would be left")
+    send_updates = [
+        name for name in ALGORITHMS if algorithms.ALGORITHMS[name]().sends == algorithms.UPDATES
+    ]
+    for name in options.algorithm:
+        if name not in send_updates:
+            parser.error(
+                f"argument --dp: clips updates, and {name} sends moments; choose "
+                f"{' or '.join(send_updates)}"
+            )
 
 
 def _check_pictures(options, parser):
     if options.gen_images and options.gradcams:
         parser.error("argument --gradcams: one kind of pictures at a time, not with --gen-images")
-    if options.gen_images and len(attacks(options)) > 1:
-        parser.error("argument --attack: --gen-images takes a single one")
+    if (options.gen_images or options.gradcams) and len(options.attack) > 1:
+        parser.error("argument --attack: pictures take a single one")
     if options.gen_images and options.converge:
         parser.error(
             "argument --converge: not with --gen-images, which shows the same minibatch under each "
@@ -178,40 +196,29 @@ def _check_pictures(options, parser):
         parser.error("argument --gradcams: needs a model with convolutions: cnn1 or cnn2")
 
 
-def grid(options: Options) -> Iterator[dict]:
-    """Every run that the options ask for, as the columns `schema.RUN` that identify it."""
-    for training, attack in itertools.product(trainings(options), attacks(options)):
-        yield {**training, "attack": attack, "restarts": options.restarts}
-
-
-def trainings(options: Options) -> Iterator[dict]:
-    """Every training that the options ask for: what of a run matters to it."""
+def grid(options: Options) -> Iterator[Run]:
+    """Every run that the options, from `resolve`, ask for; those that share a training in a row."""
     clip, noise = options.dp or (None, None)
     combinations = itertools.product(
-        options.dataset, options.model, options.algorithm, options.seed
+        options.dataset, options.model, options.algorithm, options.seed, options.attack
     )
-    for dataset, model, algorithm, seed in combinations:
-        named = ("dp_" if options.dp else "") + algorithm
-        yield {
-            "dataset": dataset,
-            "model": model,
-            "clients": options.clients or (75 if model == "cnn2" else 100),
-            "algorithm": named + ("_perturbed" if options.perturb else ""),
-            "clip": clip,
-            "noise": noise,
-            "seed": seed,
-            "rounds": options.rounds,
-            "batch_size": options.batch_size or (1 if options.idlg else BATCH_SIZE),
-            "alpha": options.alpha,
-            "partition": "lda",
-            "converge": (
-                DATASETS[dataset].trained[model] if options.converge is True else options.converge
-            ),
-            "variant": options.variant,
-            "overrides": options.overrides((*OVERRIDES, "attack_steps")),
-        }
-
-
-def attacks(options: Options) -> tuple[str, ...]:
-    """Names of the attacks that the options ask for."""
-    return ("idlg",) if options.idlg else options.attack
+    for dataset, model, algorithm, seed, attack in combinations:
+        converge = options.converge
+        yield Run(
+            dataset=dataset,
+            model=model,
+            clients=options.clients or (75 if model == "cnn2" else 100),
+            algorithm=algorithm_label(algorithm, bool(options.dp), options.perturb),
+            attack=attack,
+            clip=clip,
+            noise=noise,
+            seed=seed,
+            rounds=options.rounds,
+            batch_size=options.batch_size,
+            alpha=options.alpha,
+            partition="lda",
+            restarts=options.restarts,
+            converge=DATASETS[dataset].trained[model] if converge is True else converge,
+            variant=options.variant,
+            overrides=Overrides.of(options),
+        )

@@ -1,26 +1,14 @@
 """The classifier metric."""
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments import load
 
 from fl.data import datasets
 
-
-def _module():
-    # Not through sys.path: the experiments' folders have modules of the same names.
-    path = Path(__file__).parents[1] / "inversion" / "classifier.py"
-    spec = importlib.util.spec_from_file_location("inversion_classifier", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-classifier = _module()
+(classifier,) = load("inversion", "classifier_metric")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +18,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(data_dir):
-    return classifier.load("digits", data_dir, steps=20, progress=False)
+    return classifier.load("digits", data_dir, steps=20)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +93,7 @@ def test_each_sample_comes_once_before_any_comes_again():
     assert [len(set(batches[:1024])), len(set(batches[1024:]))] == [1024, 1024]
 
 
-def test_other_data_sets_are_refused():
-    with pytest.raises(ValueError, match=r"no classifier for cifar10: .* fashion_mnist and digits"):
-        classifier.load("cifar")
+def test_colour_images_are_refused():
+    classifier.check((28, 28, 1))
+    with pytest.raises(ValueError, match="grey images, not 3 channels"):
+        classifier.check((32, 32, 3))

@@ -1,7 +1,7 @@
-"""What the server sees of a round, and the labels that it reads off it.
+"""What an attacker knows: all that an attack is given.
 
-An attack is given nothing but what is defined here. True images and labels have no way in: they
-are for `metrics` alone.
+The server is honest but curious. True images and labels have no way in: they are for `scores`
+alone.
 """
 
 from typing import Any, NamedTuple
@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
+from fl.simulation.algorithms import MOMENTS, Algorithm
+
 PyTree = Any
 
 
-class PublicFacts(NamedTuple):
+class PublicKnowledge(NamedTuple):
     """What everyone knows, the server included.
 
     Attributes:
@@ -22,15 +24,18 @@ class PublicFacts(NamedTuple):
         image_shape: (height, width, channels).
         batch: images behind an observation, at least 1. Behind an aggregate there are more than
             anyone could reconstruct: there it says how many to look for.
-        algorithm: canonical name, see `fl.simulation.algorithms.ALGORITHMS`.
-        client_rate: the clients' learning rate, above 0.
+        algorithm: what clients and server do.
     """
 
     model: nn.Module
     image_shape: tuple[int, int, int]
     batch: int
-    algorithm: str
-    client_rate: float
+    algorithm: Algorithm
+
+    @property
+    def sent_rate(self) -> float:
+        """What a client multiplies its gradient, or what stands for it, by before sending it."""
+        return 1.0 if self.algorithm.sends == MOMENTS else self.algorithm.client_rate
 
     def layers(self) -> list[tuple[tuple[str, ...], type]]:
         """List the layers that hold parameters, in the order in which images pass through them.
@@ -52,19 +57,19 @@ class PublicFacts(NamedTuple):
         return [(path, layer) for path, layer in called if path in owners]
 
 
-class Observed(NamedTuple):
-    """What the server sees: all that an attack is given.
+class AttackerView(NamedTuple):
+    """What an attacker holds when it sets out.
 
     Attributes:
         observations: shaped like params, with a leading axis [client, ...]. Of clients that send
             updates, w - w_i; of SecAdam's, m_i / sqrt(v_i).
         params: the global parameters w that the clients started from.
-        facts: what is public.
+        public: what everyone knows.
     """
 
     observations: PyTree
     params: PyTree
-    facts: PublicFacts
+    public: PublicKnowledge
 
 
 def layer_params(tree: PyTree, path: tuple[str, ...]) -> dict[str, jax.Array]:
@@ -73,23 +78,3 @@ def layer_params(tree: PyTree, path: tuple[str, ...]) -> dict[str, jax.Array]:
     for name in path:
         part = part[name]
     return part
-
-
-def infer_labels(observation: PyTree, batch: int) -> jax.Array:
-    """Read a minibatch's labels off what a client sent (Yin et al. 2021, arXiv:2104.07586, eq. 7).
-
-    The gradient of column c of the classifier's kernel is the mean over the minibatch of
-    (p_c - [the label is c]) times the representation, which after a ReLU has no negative entry.
-    So only a class that occurs can have a negative entry in its column; classes are ranked by the
-    smallest one.
-
-    Args:
-        observation: of one client, shaped like params.
-        batch: labels to infer, at least 1. Each class is inferred once, or as evenly as possible
-            where there are fewer classes than labels.
-
-    Returns:
-        labels int32 [batch], in ascending order.
-    """
-    smallest = layer_params(observation, ("classifier",))["kernel"].min(axis=0)
-    return jnp.sort(jnp.resize(jnp.argsort(smallest), batch))

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from observed import PublicFacts, layer_params
+from threat_model import PublicKnowledge, layer_params
 
 from fl.simulation.training import sample_losses
 
@@ -37,17 +37,17 @@ class Match(NamedTuple):
         return 1 - self.both * scale[0] * scale[1]
 
 
-def matcher(facts: PublicFacts) -> Callable:
+def matcher(public: PublicKnowledge) -> Callable:
     """Return the cheapest way of matching for a model.
 
     Returns:
         (params, images [batch, height, width, channels], labels [batch], observation) -> `Match`
         with the gradient of the mean loss with respect to params.
     """
-    layers = facts.layers()
+    layers = public.layers()
     if all(layer is nn.Dense for _, layer in layers):
-        return partial(_match_dense, facts.model, [path for path, _ in layers])
-    return partial(match_gradient, facts.model)
+        return partial(_match_dense, public.model, [path for path, _ in layers])
+    return partial(match_gradient, public.model)
 
 
 def match_gradient(model: nn.Module, params, images, labels, observation) -> Match:

@@ -1,161 +1,22 @@
-"""Scores of reconstructions: against scikit-image, and against plain loops and permutations."""
+"""Assignment and scores, against plain loops and permutations."""
 
-import importlib.util
 import itertools
-import time
 from collections import Counter
-from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments import load
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from images import SMALL, TRUE, true_cosine, true_psnr
 
-# By its path: the experiments are folders of scripts, and several may have a module of this name.
-_spec = importlib.util.spec_from_file_location(
-    "inversion_metrics", Path(__file__).parents[1] / "inversion" / "metrics.py"
+assignment, image_metrics, reconstruction, scores, server_view = load(
+    "inversion", "assignment", "image_metrics", "reconstruction", "scores", "server_view"
 )
-metrics = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(metrics)
-Images = metrics.Images
+Images = assignment.Images
 
-SHAPES = [(11, 11, 1), (12, 17, 3), (28, 28, 1)]
-SMALL = SHAPES[0]
-each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 seeds = st.integers(0, 2**32 - 1)
-
-
-def true_psnr(a, b):
-    with np.errstate(divide="ignore"):
-        return peak_signal_noise_ratio(np.asarray(a, float), np.asarray(b, float), data_range=1)
-
-
-def true_ssim(a, b):
-    # In double precision: from single, scikit-image itself is off by up to 7e-5.
-    return structural_similarity(
-        np.asarray(a, float),
-        np.asarray(b, float),
-        win_size=11,
-        gaussian_weights=False,
-        data_range=1,
-        channel_axis=-1,
-    )
-
-
-def true_cosine(a, b):
-    a, b = np.ravel(a).astype(float), np.ravel(b).astype(float)
-    lengths = np.linalg.norm(a) * np.linalg.norm(b)
-    return abs(a @ b) / lengths if lengths else 0.0
-
-
-TRUE = (true_psnr, lambda a, b: abs(true_ssim(a, b)), true_cosine)
-
-
-def pixels(shape):
-    """Arbitrary images: few distinct values or many, flat or noisy."""
-    return arrays(np.float32, shape, elements=st.floats(0, 1, width=32, allow_subnormal=False))
-
-
-def check(a, b):
-    """All three metrics of two images, against the true ones."""
-    found = [float(metric(a, b)) for metric in metrics.METRICS]
-    expected = [metric(a, b) for metric in TRUE]
-    # At 100 dB, neighbouring single-precision numbers already lie 8e-6 apart.
-    capped = np.minimum([found[0], expected[0]], metrics.PSNR_CAP)
-    np.testing.assert_allclose(*capped, rtol=5e-7, atol=5e-6)
-    np.testing.assert_allclose(found[1:], expected[1:], atol=2e-6, rtol=0)
-
-
-@each_shape
-@given(data=st.data())
-def test_any_images(shape, data):
-    check(data.draw(pixels(shape)), data.draw(pixels(shape)))
-
-
-@each_shape
-@given(seed=seeds, noise=st.floats(-5, -0.3), flat=st.booleans())
-def test_noisy_images(shape, seed, noise, flat):
-    rng = np.random.default_rng(seed)
-    a = np.full(shape, rng.random()) if flat else rng.random(shape)
-    b = np.clip(a + 10**noise * rng.normal(size=shape), 0, 1)
-    check(a.astype(np.float32), b.astype(np.float32))
-
-
-@each_shape
-@pytest.mark.parametrize("levels", [(0.0, 0.0), (1.0, 1.0), (0.3, 0.3), (0.9, 0.95), (0.0, 1.0)])
-def test_constant_images(shape, levels):
-    check(*(np.full(shape, level, np.float32) for level in levels))
-
-
-def test_two_flat_halves():
-    """Where mean square minus squared mean goes wrong by more than 1e-5 in single precision."""
-    rng = np.random.default_rng(0)
-    for _ in range(10):
-        a, b = np.repeat(rng.random((2, 2, 1)), 14, axis=1).astype(np.float32)
-        check(*(np.broadcast_to(x[..., None], SHAPES[-1]) for x in (a, b)))
-
-
-@given(image=pixels(SMALL))
-def test_identical_images(image):
-    assert metrics.psnr(image, image) == np.inf
-    assert float(metrics.ssim(image, image)) == pytest.approx(1, abs=1e-6)
-    expected = 1 if image.any() else 0
-    assert float(metrics.cosine(image, image)) == pytest.approx(expected, abs=1e-6)
-
-
-def test_absolute_values():
-    image = np.random.default_rng(0).random(SMALL, np.float32)
-    assert true_ssim(image, 1 - image) < -0.5
-    check(image, 1 - image)
-    assert float(metrics.cosine(image, -image)) == pytest.approx(1, abs=1e-6)
-
-
-def test_cosine_of_dim_images():
-    """Single precision cannot hold the squares of these pixels."""
-    image = np.random.default_rng(0).random(SMALL, np.float32)
-    assert float(metrics.cosine(image, image * np.float32(1e-30))) == pytest.approx(1, abs=1e-6)
-    assert metrics.cosine(image, np.zeros_like(image)) == 0
-
-
-@pytest.mark.usefixtures("double_precision")
-def test_double_precision():
-    a, b = np.random.default_rng(0).random((2, 12, 17, 3))
-    for metric, true in zip(metrics.METRICS, TRUE, strict=True):
-        np.testing.assert_allclose(float(metric(a, b)), true(a, b), rtol=1e-12)
-
-
-@pytest.mark.parametrize("transform", [lambda f: f, jax.vmap, lambda f: jax.jit(jax.vmap(f))])
-def test_leading_axes(transform):
-    a, b = np.random.default_rng(0).random((2, 3, 2, *SMALL), np.float32)
-    for metric in metrics.METRICS:
-        found = transform(metric)(a, b)
-        assert found.shape == (3, 2)
-        for index in np.ndindex(3, 2):
-            np.testing.assert_allclose(found[index], metric(a[index], b[index]), rtol=1e-6)
-
-
-def test_half_precision_is_computed_in_single():
-    a, b = jnp.asarray(np.random.default_rng(0).random((2, *SMALL)), jnp.bfloat16)
-    check(np.asarray(a, np.float32), np.asarray(b, np.float32))
-    for metric in metrics.METRICS:
-        assert metric(a, b) == metric(a.astype(jnp.float32), b.astype(jnp.float32))
-
-
-def test_images_that_cannot_be_compared():
-    small, image = np.zeros((10, 28, 1), np.float32), np.zeros((28, 28, 1), np.float32)
-    with pytest.raises(ValueError, match=r"at least 11x11 pixels, got 10x28"):
-        metrics.ssim(small, small)
-    for metric in metrics.METRICS:
-        with pytest.raises(ValueError, match=r"one size.*\(28, 28, 1\) and \(28, 28, 3\)"):
-            metric(image, np.zeros((28, 28, 3), np.float32))
-        with pytest.raises(ValueError, match="one size"):
-            metric(image[..., 0], image[..., 0])
-        with pytest.raises(ValueError, match=r"floats.*uint8"):
-            metric(image, image.astype(np.uint8))
 
 
 # Below, images are so small that the plain loops stay quick, and labels repeat.
@@ -197,7 +58,7 @@ def test_permuted_copies_are_matched_back(seed, classes, noisy):
     copies += noise.astype(np.float32)
     # The inferred labels may be any, also wrong ones.
     made = Images(copies, rng.integers(0, classes, (3, 8), np.int32), true.mask)
-    pairing = metrics.assign(made, true)
+    pairing = assignment.assign(made, true)
     np.testing.assert_array_equal(pairing.partner, orders)
     assert pairing.matched.all()
     if not noisy:
@@ -212,11 +73,11 @@ def test_duplicate_images_share_out_their_copies(seed, noise):
     copies = true.pixels[:, rng.permutation(8)]
     copies += noise * rng.normal(size=copies.shape).astype(np.float32)
     made = true._replace(pixels=copies)
-    pairing = metrics.assign(made, true)
+    pairing = assignment.assign(made, true)
     assert sorted(pairing.partner[0].tolist()) == list(range(8))
-    found = metrics.closeness(made, true, pairing)
+    found = scores.closeness(made, true, pairing)
     assert found.psnr > 70
-    assert (found.psnr == metrics.PSNR_CAP) == (noise == 0)
+    assert (found.psnr == image_metrics.PSNR_CAP) == (noise == 0)
     assert found[1:] == pytest.approx((1, 1), abs=1e-4)
 
 
@@ -231,7 +92,7 @@ def test_assignment_is_the_best_of_all(seed, sizes, filled):
     # Dim and bright images, so that some partner is good for everyone and greed does not pay.
     true.pixels[...] *= rng.random((2, held, 1, 1, 1), np.float32)
     reconstructed.pixels[...] *= rng.random((2, made, 1, 1, 1), np.float32)
-    pairing = metrics.assign(reconstructed, true)
+    pairing = assignment.assign(reconstructed, true)
     for batch in range(2):
         rows, columns = (np.flatnonzero(x.mask[batch]) for x in (reconstructed, true))
         gains = {
@@ -252,7 +113,7 @@ def test_assignment_is_the_best_of_all(seed, sizes, filled):
 
 def test_assignment_of_one_minibatch():
     true = draw(np.random.default_rng(0), 4, filled=0)
-    pairing = metrics.assign(true._replace(pixels=true.pixels[::-1]), true)
+    pairing = assignment.assign(true._replace(pixels=true.pixels[::-1]), true)
     assert pairing.partner.tolist() == [3, 2, 1, 0]
 
 
@@ -260,8 +121,8 @@ def test_assignment_of_one_minibatch():
 def test_best_match_lets_every_metric_choose(seed, classes):
     rng = np.random.default_rng(seed)
     reconstructed, true = draw(rng, 3, 4, classes=classes), draw(rng, 3, 4, classes=classes)
-    for metric, expected in zip(metrics.METRICS, TRUE, strict=True):
-        values, matched = metrics.best_match(metric, reconstructed, true)
+    for metric, expected in zip(image_metrics.METRICS, TRUE, strict=True):
+        values, matched = assignment.best_match(metric, reconstructed, true)
         for batch in range(3):
             made = at(reconstructed, batch)
             for number, candidates in enumerate(of_label(made, at(true, batch))):
@@ -281,12 +142,12 @@ def test_aggregate(seed):
     nearest, best = [], []
     for made, candidates in zip(reconstructed.pixels, of_label(reconstructed, pool), strict=True):
         if candidates:
-            scores = np.array([[metric(made, image) for metric in TRUE] for image in candidates])
-            nearest.append(scores[scores[:, 0].argmax()])
-            best.append(scores.max(0))
-    found = metrics.score_aggregate(reconstructed, true)
+            each = np.array([[metric(made, image) for metric in TRUE] for image in candidates])
+            nearest.append(each[each[:, 0].argmax()])
+            best.append(each.max(0))
+    found = scores.score_aggregate(reconstructed, true)
     assert found == pytest.approx(np.mean(nearest, axis=0), abs=1e-5)
-    published = metrics.score_aggregate(reconstructed, true, as_published=True)
+    published = scores.score_aggregate(reconstructed, true, as_published=True)
     assert published == pytest.approx(np.mean(best, axis=0), abs=1e-5)
 
 
@@ -300,8 +161,8 @@ def test_aggregate_metrics_share_one_image():
     candidates = np.stack([2 * made, np.full(SMALL, made.mean())])
     reconstructed.pixels[0], reconstructed.mask[0] = made, True
     true.pixels[1, 2:], true.mask[1, 2:] = candidates, True
-    found = metrics.score_aggregate(reconstructed, true)
-    published = metrics.score_aggregate(reconstructed, true, as_published=True)
+    found = scores.score_aggregate(reconstructed, true)
+    published = scores.score_aggregate(reconstructed, true, as_published=True)
     assert published.psnr == found.psnr == pytest.approx(true_psnr(made, candidates[1]), abs=1e-5)
     assert found.cosine == pytest.approx(true_cosine(made, candidates[1]), abs=1e-6)
     assert published.cosine == pytest.approx(1, abs=1e-6)
@@ -317,9 +178,9 @@ def test_labels_recovered_are_a_multiset(inferred, true):
     sides = [Images(None, *map(np.array, zip(*side, strict=True))) for side in (inferred, true)]
     if not counts[1]:
         with pytest.raises(ValueError, match="no true sample"):
-            metrics.labels_recovered(*sides)
+            scores.labels_recovered(*sides)
         return
-    found = metrics.labels_recovered(*sides)
+    found = scores.labels_recovered(*sides)
     assert found == (counts[0] & counts[1]).total() / counts[1].total()
     assert 0 <= found <= 1
 
@@ -329,14 +190,14 @@ def test_labels_of_minibatches_stay_apart():
         Images(None, np.array(side), np.ones((2, 2), bool))
         for side in ([[0, 0], [1, 1]], [[1, 1], [0, 1]])
     ]
-    assert metrics.labels_recovered(*sides) == 0.25
+    assert scores.labels_recovered(*sides) == 0.25
 
 
 @given(seed=seeds, as_published=st.booleans())
 def test_scores_are_means_over_what_is_matched(seed, as_published):
     rng = np.random.default_rng(seed)
     reconstructed, true = draw(rng, 3, 4), draw(rng, 3, 4)
-    pairing = metrics.assign(reconstructed, true)
+    pairing = assignment.assign(reconstructed, true)
     matched = []
     for batch in range(3):
         made, held = at(reconstructed, batch), at(true, batch)
@@ -348,26 +209,24 @@ def test_scores_are_means_over_what_is_matched(seed, as_published):
                 pairs = [[m(made.pixels[number], image) for m in TRUE] for image in candidates]
                 matched.append(np.max(pairs, axis=0))
     expected = np.mean(matched, axis=0) if matched else [np.nan] * 3
-    found = metrics.score(reconstructed, true, as_published)
-    assert isinstance(found, metrics.Scores)
+    found = scores.score_clients(reconstructed, true, as_published)
     assert all(isinstance(value, float) for value in found)
-    assert found[:3] == pytest.approx(expected, abs=1e-5, nan_ok=True)
-    assert found.labels_recovered == metrics.labels_recovered(reconstructed, true)
+    assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
     # What stands in for missing images must not matter.
     for side in (reconstructed, true):
         side.pixels[~side.mask] = np.nan
         side.labels[~side.mask] = side.labels[..., :1].repeat(4, axis=-1)[~side.mask]
-    np.testing.assert_array_equal(metrics.score(reconstructed, true, as_published), found)
+    np.testing.assert_array_equal(scores.score_clients(reconstructed, true, as_published), found)
 
 
 def test_nothing_recovered():
     true = draw(np.random.default_rng(0), 3, 4, filled=0)
     wrong = true._replace(labels=true.labels + 3)
-    found = metrics.score(wrong, true, as_published=True)
+    found = scores.score_clients(wrong, true, as_published=True)
     assert np.isnan(found[:3]).all()
-    assert found.labels_recovered == 0
+    assert scores.labels_recovered(wrong, true) == 0
     # Without regard to labels, they are perfect copies.
-    assert metrics.score(wrong, true).psnr == metrics.PSNR_CAP
+    assert scores.score_clients(wrong, true).psnr == image_metrics.PSNR_CAP
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -377,8 +236,10 @@ def test_a_broken_reconstruction_shows(value, as_published):
     copies = true.pixels[:, ::-1].copy()
     copies[0, 1] = value
     reconstructed = Images(copies, true.labels[:, ::-1], true.mask)
-    np.testing.assert_array_equal(metrics.assign(reconstructed, true).partner, [[3, 2, 1, 0]] * 3)
-    found = metrics.score(reconstructed, true, as_published)
+    np.testing.assert_array_equal(
+        assignment.assign(reconstructed, true).partner, [[3, 2, 1, 0]] * 3
+    )
+    found = scores.score_clients(reconstructed, true, as_published)
     assert not np.isfinite(found.psnr)
     assert np.isnan([found.ssim, found.cosine]).all()
 
@@ -386,31 +247,69 @@ def test_a_broken_reconstruction_shows(value, as_published):
 def test_a_broken_reconstruction_does_not_pass_for_surplus():
     made = draw(np.random.default_rng(0), 3, 4, filled=0)
     true = made._replace(mask=np.arange(4) < [[4], [4], [2]])
-    assert metrics.score(made, true).psnr == metrics.PSNR_CAP
+    assert scores.score_clients(made, true).psnr == image_metrics.PSNR_CAP
     made.pixels[2, 3] = np.nan
-    assert np.isnan(metrics.score(made, true).psnr)
+    assert np.isnan(scores.score_clients(made, true).psnr)
 
 
 def test_one_perfect_reconstruction_does_not_drown_the_others():
     true = draw(np.random.default_rng(0), 3, 4, filled=0)
     made = true._replace(pixels=true.pixels + np.float32(0.1))
     made.pixels[0, 0] = true.pixels[0, 0]
-    expected = (metrics.PSNR_CAP + 11 * 20) / 12
-    assert metrics.score(made, true).psnr == pytest.approx(expected, abs=1e-4)
+    expected = (image_metrics.PSNR_CAP + 11 * 20) / 12
+    assert scores.score_clients(made, true).psnr == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("as_published", [False, True])
-def test_scoring_100_batches_of_8_takes_under_2_seconds(as_published):
-    rng = np.random.default_rng(0)
-    reconstructed, true = (
-        Images(
-            rng.random((100, 8, 28, 28, 1), np.float32),
-            rng.integers(0, 10, (100, 8)),
-            np.ones((100, 8), bool),
-        )
-        for _ in range(2)
-    )
-    metrics.score(reconstructed, true, as_published)  # compiles
-    start = time.perf_counter()
-    metrics.score(reconstructed, true, as_published)
-    assert time.perf_counter() - start < 2
+# From what an attack found to the columns of results.csv.
+
+
+@pytest.fixture
+def truth():
+    """Three clients with minibatches of four, the last of which holds three samples only."""
+    images = np.random.default_rng(0).uniform(size=(3, 4, *SMALL)).astype(np.float32)
+    labels = np.arange(12).reshape(3, 4) % 10
+    present = np.ones((3, 4), bool)
+    present[2, 3] = False
+    return server_view.Truth(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(present))
+
+
+def attacked(truth, order):
+    """An attack that found everything, in another order in each minibatch."""
+    images = jnp.take_along_axis(truth.images, order[..., None, None, None], axis=1)
+    labels = jnp.take_along_axis(truth.labels, order, axis=1)
+    whole = reconstruction.Reconstruction(truth.images[:1], truth.labels[:1])
+    return reconstruction.Attacked(reconstruction.Reconstruction(images, labels), whole)
+
+
+ORDER = np.array([[2, 0, 3, 1], [0, 1, 2, 3], [3, 2, 1, 0]])
+
+
+def test_reconstructions_are_put_beside_their_true_images(truth):
+    ordered = np.asarray(scores.by_true_image(attacked(truth, ORDER), truth))
+    present = np.asarray(truth.present)
+    assert np.array_equal(ordered[present], np.asarray(truth.images)[present])
+    # Nothing is put beside what fills the minibatch up.
+    assert np.isnan(ordered[~present]).all()
+
+
+def test_all_that_was_found_scores_as_such(truth):
+    found = scores.score(attacked(truth, ORDER), truth)
+    assert found["psnr"] == 100
+    assert found["ssim"] == pytest.approx(1)
+    assert found["labels_recovered"] == 1
+    assert found["global_psnr"] == 100
+
+
+def test_classifier_distance_compares_each_image_with_its_own(truth):
+    class Brightest:
+        """A stand-in for a trained classifier."""
+
+        def distance(self, a, b):
+            return np.abs(a - b).max((-3, -2, -1))
+
+    found = attacked(truth, ORDER)
+    nothing = found.clients._replace(images=jnp.zeros_like(found.clients.images))
+    assert scores.classifier_distance(found, truth, Brightest()) == 0
+    distance = scores.classifier_distance(found._replace(clients=nothing), truth, Brightest())
+    brightest = np.asarray(truth.images).max((-3, -2, -1))[np.asarray(truth.present)]
+    assert distance == pytest.approx(brightest.mean())

@@ -5,8 +5,6 @@ data set and kept in `fl_cache` in the data directory (`~/tensorflow_datasets` u
 the arrays of the data sets.
 """
 
-import os
-import uuid
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -19,12 +17,12 @@ import numpy as np
 import optax
 from flax import serialization
 
+from fl import files
 from fl.data import datasets
 from fl.progress import progress_bar
 from fl.simulation import training
 from fl.simulation.models import CLASSES, flax_max_pool
 
-DATASETS = ("fashion_mnist", "digits")
 STEPS = 3000
 BATCH = 512
 RATE = 1e-3
@@ -91,45 +89,43 @@ def load(
     data_dir: str | Path | None = None,
     steps: int = STEPS,
     seed: int = 0,
-    progress: bool = True,
 ) -> Classifier:
     """Load the classifier of a data set, training it where that has not been done yet.
 
     Args:
-        name: a name of `DATASETS` or an alias.
+        name: of a data set, see `fl.data.datasets.load`.
         data_dir: as for `fl.data.datasets.load`; the classifier is kept in its folder `fl_cache`.
         steps: minibatches to train on, at least 1.
         seed: of parameters and minibatches.
-        progress: whether to show a bar while training.
 
     Raises:
-        ValueError: if there is no classifier for this data set.
+        ValueError: for images that the network cannot take, see `check`.
         datasets.DatasetUnavailableError: see `fl.data.datasets.load`.
     """
-    name = check(name)
-    path = cache_path(name, data_dir, steps, seed)
     dataset = datasets.load(name, data_dir)
+    check(dataset.train_images.shape[1:])
+    path = cache_path(dataset.name, data_dir, steps, seed)
     variables = _initial(dataset, seed)
     kept = _read(path, variables)
     if kept is None:
-        kept = train(dataset, steps, seed, progress)
+        kept = train(dataset, steps, seed)
         _write(path, kept)
     return Classifier(kept)
 
 
-def check(name: str) -> str:
-    """Return the canonical name of a data set that has a classifier.
+def check(image_shape: tuple[int, int, int]) -> None:
+    """Make sure that images are such as the network takes.
+
+    Args:
+        image_shape: (height, width, channels).
 
     Raises:
-        ValueError: if it has none; the message says which have.
+        ValueError: if they are not grey.
     """
-    name = datasets.canonical_name(name)
-    if name not in DATASETS:
+    if image_shape[-1] != 1:
         raise ValueError(
-            f"there is no classifier for {name}: the classifier metric works for "
-            f"{' and '.join(DATASETS)}"
+            f"the classifier metric's network takes grey images, not {image_shape[-1]} channels"
         )
-    return name
 
 
 def cache_path(name: str, data_dir: str | Path | None, steps: int, seed: int) -> Path:
@@ -138,14 +134,13 @@ def cache_path(name: str, data_dir: str | Path | None, steps: int, seed: int) ->
     return folder / f"classifier_{name}_{steps}-steps_seed-{seed}.msgpack"
 
 
-def train(dataset: datasets.Dataset, steps: int, seed: int, progress: bool = True) -> dict:
+def train(dataset: datasets.Dataset, steps: int, seed: int) -> dict:
     """Train a classifier with Yogi (Zaheer et al. 2018) on the training part of a data set.
 
     Args:
         dataset: of grey images.
         steps: minibatches of 512 samples, or of all where there are fewer.
         seed: of parameters and minibatches.
-        progress: whether to show a bar.
 
     Returns:
         Variables of `Network`: params and batch_stats.
@@ -172,7 +167,7 @@ def train(dataset: datasets.Dataset, steps: int, seed: int, progress: bool = Tru
 
     # Steps are dispatched one by one: gradients of convolutions are slow in compiled loops on CPU.
     batches = _batches(len(dataset.train_labels), steps, np.random.default_rng(seed))
-    with progress_bar(steps, "classifier" if progress else None, "step") as bar:
+    with progress_bar(steps, "classifier", "step") as bar:
         for indices in batches:
             variables, state = step(variables, state, samples, indices)
             bar.update()
@@ -208,18 +203,10 @@ def _read(path, like):
 
 
 def _write(path, variables):
-    """Keep variables. Readers find the whole file or none, however many processes write it."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    """Keep variables, if possible."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(serialization.to_bytes(variables))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with files.replacing(path) as file:
+            file.write(serialization.to_bytes(variables))
     except OSError as error:
         warnings.warn(
             f"the classifier will be trained each time: it cannot be kept ({error})", stacklevel=3

@@ -1,0 +1,111 @@
+"""What one run is, and the columns of results.csv."""
+
+from dataclasses import dataclass, replace
+
+from fl.experiment import runs
+from fl.experiment.results import PROVENANCE
+
+PRIVATE, PERTURBED = "dp_", "_perturbed"
+
+
+@dataclass(frozen=True)
+class Overrides(runs.Overrides):
+    """Options that change a run and have no column of their own; None for the default.
+
+    Attributes:
+        pgd_step: of hardening, in pixel intensity, at least 0.
+        client_rate: the clients' learning rate, above 0.
+        server_rate: the server's learning rate, above 0.
+        evaluate_every: rounds between evaluations, at least 1.
+        attack_steps: of an attack at most, at least 1.
+    """
+
+    pgd_step: float | None = None
+    client_rate: float | None = None
+    server_rate: float | None = None
+    evaluate_every: int | None = None
+    attack_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training, and one attack on what the server would see after it.
+
+    Attributes:
+        dataset: a name of `fl.data.datasets`.
+        model: a key of `fl.simulation.models.MODELS`.
+        clients: how many, all of which take part in every round; at least 1.
+        algorithm: as `algorithm_label` writes it, such as dp_fedavg or secadam_perturbed.
+        attack: a key of `attacks.ATTACKS`.
+        clip: L2 norm that each client's update is clipped to, above 0; None without privacy.
+        noise: deviation of the noise on every entry of an update, at least 0; None as before.
+        seed: number of the run, at least 0; see `fl.data.sampling.run_seed`.
+        rounds: of training at most, at least 1.
+        batch_size: samples in a minibatch, at least 1.
+        alpha: concentration of the Dirichlet distribution that deals classes out, above 0.
+        partition: lda.
+        restarts: random starts of the attack, of which its own loss chooses; at least 1.
+        converge: test accuracy in (0, 1] that ends training; None to train all rounds.
+        variant: corrected or published.
+        overrides: what else was given.
+    """
+
+    dataset: str
+    model: str
+    clients: int
+    algorithm: str
+    attack: str
+    clip: float | None
+    noise: float | None
+    seed: int
+    rounds: int
+    batch_size: int
+    alpha: float
+    partition: str
+    restarts: int
+    converge: float | None
+    variant: str
+    overrides: Overrides
+
+    @property
+    def algorithm_name(self) -> str:
+        """A key of `fl.simulation.algorithms.ALGORITHMS`: what is done beside it left out."""
+        return self.algorithm.removeprefix(PRIVATE).removesuffix(PERTURBED)
+
+    @property
+    def perturbed(self) -> bool:
+        """Whether every training image is rotated at random."""
+        return self.algorithm.endswith(PERTURBED)
+
+    @property
+    def as_published(self) -> bool:
+        """Whether it does what the published code does otherwise."""
+        return self.variant == "published"
+
+    def training(self) -> "Run":
+        """The run without its attack: runs that are equal in this share one training."""
+        overrides = replace(self.overrides, attack_steps=None)
+        return replace(self, attack="", restarts=0, overrides=overrides)
+
+
+def algorithm_label(name: str, private: bool, perturbed: bool) -> str:
+    """Write what the column `algorithm` says of an algorithm, and of what is done beside it."""
+    return PRIVATE * private + name + PERTURBED * perturbed
+
+
+# What a run is. One that is there twice counts once, the later one.
+RUN = runs.columns(Run)
+# As the published tables name and order them, as far as they have them.
+COLUMNS = (
+    *("dataset", "model", "clients", "algorithm", "attack", "clip", "noise", "final_accuracy"),
+    *("psnr", "ssim", "cosine", "global_psnr", "global_ssim", "global_cosine"),
+    *("labels_recovered", "classifier_distance", "seed", "rounds", "rounds_run", "batch_size"),
+    *("alpha", "partition", "restarts", "converge", "status", "variant", "overrides"),
+    *("train_s", "attack_s", *PROVENANCE),
+)
+
+
+def describe(run: Run) -> str:
+    """A run's training in a few words."""
+    privacy = "" if run.clip is None else f" C={run.clip:g} sigma={run.noise:g}"
+    return f"{run.dataset} {run.model} {run.algorithm}{privacy}, seed {run.seed}"

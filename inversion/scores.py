@@ -1,0 +1,186 @@
+"""Scores: how well an attack did on the clients and on the aggregate."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from assignment import Images, Pairing, assign, best_match, nearest, same_label
+from classifier_metric import Classifier
+from image_metrics import METRICS, PSNR_CAP
+from jax import lax
+from reconstruction import Attacked, Reconstruction
+from server_view import Truth
+
+
+class Closeness(NamedTuple):
+    """Means over matched reconstructions; NaN where none is matched, or one has NaN pixels.
+
+    Attributes:
+        psnr: in dB, each image's at most `PSNR_CAP`.
+        ssim: absolute structural similarity, in [0, 1].
+        cosine: absolute cosine similarity, in [0, 1].
+    """
+
+    psnr: float
+    ssim: float
+    cosine: float
+
+
+def score(attacked: Attacked, truth: Truth, as_published: bool = False) -> dict[str, float]:
+    """Score an attack -> columns of results.csv.
+
+    Args:
+        attacked: what it made of the clients' observations and of the aggregate.
+        truth: the minibatches behind them.
+        as_published: score against the best true images, see `score_clients`.
+
+    Raises:
+        ValueError: see `score_clients` and `labels_recovered`.
+    """
+    found, whole, true = images(attacked.clients), images(attacked.aggregate), Images(*truth)
+    of_clients = score_clients(found, true, as_published)
+    of_all = score_aggregate(Images(*(field[0] for field in whole)), true, as_published)
+    return {
+        **of_clients._asdict(),
+        **{f"global_{name}": value for name, value in of_all._asdict().items()},
+        "labels_recovered": labels_recovered(found, true),
+    }
+
+
+def classifier_distance(attacked: Attacked, truth: Truth, classifier: Classifier) -> float:
+    """Mean distance of the clients' reconstructions from the true images, by a classifier."""
+    found, true = images(attacked.clients), Images(*truth)
+    pairing = assign(found, true)
+    distances = classifier.distance(pairing.take(true.pixels), found.pixels)
+    return mean(distances, pairing.matched)
+
+
+def score_clients(reconstructed: Images, true: Images, as_published: bool = False) -> Closeness:
+    """Score the reconstructions of minibatches.
+
+    Means are over the reconstructions of all minibatches, each counting the same. One with NaN
+    pixels makes them NaN: left out, a broken attack would pass for a private algorithm.
+
+    Args:
+        reconstructed: [client, reconstruction], with inferred labels.
+        true: [client, image], with true labels.
+        as_published: score each reconstruction against its `best_match` instead of the image
+            that it is `assign`ed.
+
+    Returns:
+        Means over the matched reconstructions; NaN where there is none.
+
+    Raises:
+        ValueError: for images of different sizes or smaller than SSIM's window, or pixels that
+            are not floats.
+    """
+    if as_published:
+        return _best(reconstructed, true)
+    return closeness(reconstructed, true, assign(reconstructed, true))
+
+
+def score_aggregate(reconstructed: Images, true: Images, as_published: bool = False) -> Closeness:
+    """Score an aggregate's reconstructions against the true images of all clients.
+
+    Args:
+        reconstructed: [reconstruction], one a class.
+        true: [client, image].
+        as_published: let each metric choose its own `best_match`, instead of scoring all of them
+            against the `nearest` image.
+
+    Returns:
+        Means over the reconstructions whose label occurs. How many labels were recovered says
+        nothing here, where every class is reconstructed.
+
+    Raises:
+        ValueError: as for `score_clients`.
+    """
+    pool = Images(*(lax.collapse(jnp.asarray(field), 0, 2) for field in true))
+    if as_published:
+        return _best(reconstructed, pool)
+    return closeness(reconstructed, pool, nearest(reconstructed, pool))
+
+
+def labels_recovered(reconstructed: Images, true: Images) -> float:
+    """Share of the true labels that were inferred, each as often as it occurs in its minibatch.
+
+    Args:
+        reconstructed: [..., reconstruction], with inferred labels.
+        true: [..., image], the same minibatches.
+
+    Returns:
+        The sum over minibatches and classes of the smaller of the two counts of the class, over
+        the number of true samples; in [0, 1].
+
+    Raises:
+        ValueError: where there is no true sample.
+    """
+    samples = np.asarray(true.mask).sum()
+    if samples == 0:
+        raise ValueError("there is no true sample to score against")
+    return int(_recovered(reconstructed, true)) / int(samples)
+
+
+def closeness(reconstructed: Images, true: Images, pairing: Pairing) -> Closeness:
+    """Mean closeness of reconstructions to their partners.
+
+    Args:
+        reconstructed: [..., reconstruction].
+        true: [..., image].
+        pairing: [..., reconstruction].
+
+    Returns:
+        Means over the matched reconstructions.
+
+    Raises:
+        ValueError: for images of different sizes or smaller than SSIM's window, or pixels that
+            are not floats.
+    """
+    values = _compare(reconstructed.pixels, true.pixels, pairing)
+    return Closeness(*(mean(value, pairing.matched) for value in values))
+
+
+def mean(values: jax.Array, matched: jax.Array) -> float:
+    """Mean over what is matched, values above `PSNR_CAP` counting as that; NaN if nothing is."""
+    kept = np.asarray(values, float)[np.asarray(matched)]
+    return float(np.minimum(kept, PSNR_CAP).mean()) if kept.size else float("nan")
+
+
+def images(reconstruction: Reconstruction) -> Images:
+    """Reconstructions as labelled images, none of which is filling."""
+    present = np.ones(reconstruction.labels.shape, bool)
+    return Images(reconstruction.images, reconstruction.labels, present)
+
+
+def by_true_image(attacked: Attacked, truth: Truth) -> jax.Array:
+    """Each true image's reconstruction, of the clients' ones.
+
+    Returns:
+        [client, image, height, width, channels]; NaN where no reconstruction was assigned.
+    """
+    found = images(attacked.clients)
+    pairing = assign(found, Images(*truth))
+    ordered = np.full(truth.images.shape, np.nan, np.float32)
+    client, reconstruction = np.nonzero(np.asarray(pairing.matched))
+    partner = np.asarray(pairing.partner)[client, reconstruction]
+    ordered[client, partner] = np.asarray(found.pixels)[client, reconstruction]
+    return jnp.asarray(ordered)
+
+
+def _best(reconstructed, true):
+    return Closeness(*(mean(*best_match(metric, reconstructed, true)) for metric in METRICS))
+
+
+@jax.jit
+def _compare(reconstructed, true, pairing):
+    partners = pairing.take(true)
+    return Closeness(*(metric(reconstructed, partners) for metric in METRICS))
+
+
+@jax.jit
+def _recovered(reconstructed, true):
+    occurs = same_label(reconstructed, true).sum(-1)
+    # A label inferred for the k-th time is right if it occurs at least k times.
+    times = jnp.tril(same_label(reconstructed, reconstructed)).sum(-1)
+    return jnp.sum(reconstructed.mask & (times <= occurs))
