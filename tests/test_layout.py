@@ -28,9 +28,8 @@ LAYERS = [
     {"fl.simulation.run", "fl.bench"},
     {"fl.experiment.results", "fl.experiment.provenance", "fl.experiment.summary"},
     {"fl.experiment.program", "fl.experiment.tables", "fl.experiment.names"},
-    {"fl.experiment.layout"},
+    {"fl.experiment.layout", "fl.experiment.reports"},
     {"fl.experiment.figures"},
-    {"fl.experiment.reports"},
 ]
 
 
