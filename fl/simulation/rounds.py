@@ -219,30 +219,37 @@ def build(work: Work, mapper: Mapper) -> Rounds:
     def one_round(state, samples, cohort, registered):
         clients, indices, weights, deviates = cohort
         count, steps, _ = indices.shape
-        received = algorithm.broadcast(state.params, state.server)
         everyone, state = state.clients, state._replace(clients=())
-        own = mapper.take(everyone, clients)
+
+        # The server broadcasts the parameters, from which each client of the cohort sets out.
+        received = algorithm.broadcast(state.params, state.server)
+        local, own = mapper.same(state.params, count), mapper.take(everyone, clients)
         before = mapper.copy(own) if work.deviate and steps > 1 else None
 
-        def advance(number, carry):
-            local, own, total = carry
+        # Each takes its local steps; with the last one it sends its message.
+        def of_step(number):
             common = received, samples, state.key, number
-            given = local, clients, indices[:, number], weights, deviates
-            total, kept = step_all(common, own, total, *given)
+            return common, (clients, indices[:, number], weights, deviates)
+
+        def take_step(number, carry):
+            local, own, total = carry
+            common, minibatches = of_step(number)
+            total, kept = step_all(common, own, total, local, *minibatches)
             return *mapper.unzip(kept), total
 
-        messages, (added, loss) = start_receiving(state, count)
-        local = mapper.same(state.params, count)
-        local, own, (_, loss) = mapper.loop(advance, (local, own, ((), loss)), steps - 1)
-        ((messages, (added, loss)), own) = last_step_all(
-            *((received, samples, state.key, steps - 1), own, (messages, (added, loss))),
-            *(local, before, clients, indices[:, steps - 1], weights, deviates),
-        )
+        messages, (sum_, loss) = start_receiving(state, count)
+        local, own, (_, loss) = mapper.loop(take_step, (local, own, ((), loss)), steps - 1)
+        common, minibatches = of_step(steps - 1)
+        total = messages, (sum_, loss)
+        total, own = last_step_all(common, own, total, local, before, *minibatches)
+        messages, (sum_, loss) = total
+
+        # The server makes one message of them all, and steps along it.
         if aggregator and aggregator.on_host:
             got = jax.device_get((messages, state.memory))
             state = finish_on_host(state, *work.aggregate(*got, count), count, registered)
         else:
-            state = finish(state, messages if aggregator else added, count, registered)
+            state = finish(state, messages if aggregator else sum_, count, registered)
         return state._replace(clients=mapper.put(everyone, clients, own)), loss / (count * steps)
 
     def init_clients(params, count):
