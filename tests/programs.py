@@ -59,16 +59,6 @@ def assert_refused(folder: Path, results: Path, refused: dict[str, str]) -> None
     assert not results.exists()
 
 
-def run_script(script, *arguments, status=0, cwd=None):
-    """Run a script that must neither warn nor show a traceback."""
-    command = [sys.executable, script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
-    return done
-
-
 class Said(NamedTuple):
     """What a program said."""
 
