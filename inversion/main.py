@@ -34,7 +34,9 @@ def main() -> int:
     check(options, parser)
     engine.keep_compiled_code()
     if options.gen_images or options.gradcams:
-        return pictures.draw(options)
+        kind = pictures.HEAT_MAPS if options.gradcams else pictures.RECONSTRUCTIONS
+        where = options.results, options.data_dir
+        return pictures.draw(kind, list(grid(options)), *where, options.skip_done)
     try:
         results.check(options.results, COLUMNS)
     except results.ResultsError as error:

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from federation import Trained
 from gradcam import gradcam, gradcam_grid
-from options import Options, grid
 from reconstruction import attack
 from reconstruction_grid import BLOCKS, reconstruction_grid
 from runs import Run, describe
@@ -28,29 +26,53 @@ IMAGES = 25
 Federations = Iterator[tuple[Run, Trained]]
 
 
-def draw(options: Options) -> int:
-    """Train, and draw the pictures that the options ask for; return the exit status."""
-    kind = HEAT_MAPS if options.gradcams else RECONSTRUCTIONS
-    folder = options.results.parent / "figures"
-    # All algorithms of a page stand together, apart from everything else that tells runs apart.
-    runs = sorted(grid(options), key=_place)
+class Kind(NamedTuple):
+    """A kind of pictures.
+
+    Attributes:
+        name: how its files are called.
+        page: (federations, data_dir, path of the files without their type) -> the files.
+    """
+
+    name: str
+    page: Callable[[Federations, Path | None, Path], list[Path]]
+
+
+def draw(
+    kind: Kind, runs: list[Run], results_path: Path, data_dir: Path | None, skip_done: bool
+) -> int:
+    """Train, and draw pictures into figures/ beside the results.
+
+    Args:
+        kind: `RECONSTRUCTIONS` or `HEAT_MAPS`.
+        runs: all algorithms of a data set, model and seed stand on a page.
+        results_path: the results file, to which nothing is added.
+        data_dir: as for `fl.data.datasets.load`.
+        skip_done: leave out pages that are there.
+
+    Returns:
+        The exit status, as of `run_grid`.
+    """
+    folder = results_path.parent / "figures"
+    runs = sorted(runs, key=_place)
     pages = [list(same) for _, same in itertools.groupby(runs, _place)]
-    if options.skip_done:
-        left = [page for page in pages if not _drawn(_stem(folder, kind, page[0]))]
+    if skip_done:
+        left = [
+            page for page in pages if not _stem(folder, kind, page[0]).with_suffix(".png").exists()
+        ]
         if len(left) < len(pages):
             print(f"{len(pages) - len(left)} of {len(pages)} pictures are there: skipped")
         pages = left
-    draw_page = partial(_draw_page, kind, folder, options)
+
+    def draw_page(runs):
+        checkpoints = []
+        federations = _trained(runs, data_dir, results_path, checkpoints)
+        for path in kind.page(federations, data_dir, _stem(folder, kind, runs[0])):
+            print(path)
+        for checkpoint in checkpoints:
+            checkpoint.unlink(missing_ok=True)
+
     return run_grid(pages, draw_page, lambda page: describe(page[0]))
-
-
-def _draw_page(kind, folder, options, runs):
-    checkpoints = []
-    federations = _trained(runs, options.data_dir, options.results, checkpoints)
-    for path in kind.page(federations, options.data_dir, _stem(folder, kind, runs[0])):
-        print(path)
-    for checkpoint in checkpoints:
-        checkpoint.unlink(missing_ok=True)
 
 
 def _place(run):
@@ -59,10 +81,6 @@ def _place(run):
 
 def _stem(folder, kind, run):
     return folder / f"{kind.name}_{run.dataset}_{run.model}_seed-{run.seed}"
-
-
-def _drawn(stem):
-    return stem.with_suffix(".png").exists()
 
 
 def _trained(runs, data_dir, results, checkpoints: list) -> Federations:
@@ -109,17 +127,5 @@ def _class_names(run, labels):
     return [DATASETS[run.dataset].classes[label] for label in labels]
 
 
-class _Kind(NamedTuple):
-    """A kind of pictures.
-
-    Attributes:
-        name: how its files are called.
-        page: (federations, data_dir, path of the files without their type) -> the files.
-    """
-
-    name: str
-    page: Callable[[Federations, Path | None, Path], list[Path]]
-
-
-RECONSTRUCTIONS = _Kind("reconstructions", _reconstructions)
-HEAT_MAPS = _Kind("gradcam", _heat_maps)
+RECONSTRUCTIONS = Kind("reconstructions", _reconstructions)
+HEAT_MAPS = Kind("gradcam", _heat_maps)
