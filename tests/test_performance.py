@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import assert_refused
+from programs import DIES, RUNS, assert_refused
 
 from fl.experiment import results
 
@@ -131,38 +130,18 @@ def test_runs_that_are_there_are_skipped_and_counted(main):
     assert results.read(main.results)["seed"].tolist() == [0, 1]
 
 
-def test_killed_run_started_again_gives_the_same_bits(main, tmp_path):
-    arguments = ["--rounds", "15000", "--model", "softmax", "--evaluate-every", "1000"]
-    arguments = [*arguments, "-d", "digits", "-n", "3", "-b", "4"]
-    probe = (
-        "import sys; from fl.simulation import run; run.CHECKPOINT_EVERY = 0.5;"
-        "sys.path.insert(0, '.');"
-        "import main; sys.argv[1:] = {!r}; sys.exit(main.main())"
-    )
-
-    def start(results_file, wait):
-        words = [*arguments, "--results", str(results_file)]
-        process = subprocess.Popen(
-            [sys.executable, "-c", probe.format(words)],
-            cwd=FOLDER,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        if wait:
-            assert process.wait() == 0
-        return process
-
+def test_killed_run_started_again_gives_the_same_bits(tmp_path):
     killed, whole = tmp_path / "killed.csv", tmp_path / "whole.csv"
-    process = start(killed, wait=False)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".checkpoints/*.npz")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not killed.exists(), "the run ended before it could be killed"
-    start(killed, wait=True)
-    start(whole, wait=True)
+
+    def run(path, before=""):
+        words = ["--rounds", "60", "--model", "softmax", "--evaluate-every", "20", "-n", "3"]
+        command = [sys.executable, "-c", before + RUNS, "--results", path, *words, "-b", "4"]
+        return subprocess.run(command, cwd=FOLDER, stderr=subprocess.DEVNULL).returncode
+
+    assert run(killed, DIES) == -signal.SIGKILL
+    assert not killed.exists()
+    assert len(list(tmp_path.glob(".checkpoints/*.npz"))) == 1
+    assert run(killed) == run(whole) == 0
     same = ["round", "accuracy", "loss"]
     histories = [results.read(results.history_path(path))[same] for path in (killed, whole)]
     assert histories[0].equals(histories[1])

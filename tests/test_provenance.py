@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import DIES, RUNS
 
 from fl.experiment import results
 from fl.experiment.provenance import code, digest, provenance, sources
@@ -119,21 +120,6 @@ def test_provenance_fits_a_results_file(tmp_path, kind):
     assert found["code"].startswith(digest(sources(tmp_path / "program" / "main.py")))
 
 
-# Saves a checkpoint after every round, and dies with the third.
-DIES = """
-import os
-from fl.simulation import checkpoint, run
-run.CHECKPOINT_EVERY, save, saves = 0.0, checkpoint.save, []
-def save_and_die(*arguments):
-    save(*arguments)
-    saves.append(1)
-    if len(saves) == 3:
-        os._exit(9)
-checkpoint.save = save_and_die
-"""
-RUNS = "import sys; sys.path.insert(0, '.'); import main; sys.exit(main.main())"
-
-
 @pytest.fixture
 def copy(tmp_path):
     """A copy of the package and an experiment, and what runs its main.py."""
@@ -170,7 +156,7 @@ def test_edited_algorithm_neither_resumes_nor_passes_for_the_same(copy):
         return list(folder.glob(".checkpoints/*.npz"))
 
     algorithms = folder / "fl" / "simulation" / "algorithms.py"
-    copy(before=DIES, status=9)
+    copy(before=DIES, status=-9)
     assert len(checkpoints()) == 1
 
     edit(algorithms, "B1, B2 = 0.9, 0.999", "B1, B2 = 0.5, 0.999")
