@@ -25,10 +25,13 @@ import backdoor
 import jax
 import jax.numpy as jnp
 import numpy as np
+import poisoning
 import smoothing
+from attacks import ATTACKS
 from sorting import reduce_sorted
 
 from fl.bench import Bench, Case, Figure, peak_memory, report, times
+from fl.data.sampling import MinibatchSampler
 from fl.simulation import engine, pgd
 from fl.simulation.models import CLASSES, MODELS
 
@@ -46,23 +49,25 @@ class AttackBench(Bench):
         super().__init__(case, "secadam")
         self.work = self.work._replace(harden=pgd.none())
         self.plain_work = self.plain_work._replace(harden=pgd.none())
-        poison = backdoor.Poison(
-            adversaries=np.arange(case.clients * 7 // 10, case.clients),
-            clean=21,
-            backdoored=10,
-            sources=np.flatnonzero(self.labels == backdoor.SOURCE),
-            samples=len(self.labels),
+        entry = ATTACKS["continuous"]
+        poison = poisoning.poison(
+            *(self.labels, case.clients, entry.adversaries(case.clients), entry.variant),
+            entry.sizes("fashion_mnist", case.batch),
         )
-        first = self.schedule._replace(indices=self.indices[:1])
+        parts = np.array_split(np.arange(len(self.labels)), case.clients)
         self.schedules = {
-            "clean": backdoor.honest(first),
-            "poisoned": backdoor.continuous(first, poison, np.random.default_rng(0)),
+            kind: poisoning.AdversarialSampler(
+                MinibatchSampler(parts, case.batch, range(case.clients)),
+                poisoned,
+                np.random.default_rng(0),
+            ).draw(1, 1)
+            for kind, poisoned in (("clean", None), ("poisoned", poison))
         }
 
     def rounds(self, kind: str) -> tuple[Callable, int]:
         """Rounds of a kind, clean or poisoned -> (function that runs one, 1)."""
         federation = engine.start(
-            *(self.work, self.params, backdoor.with_triggers(self.samples), self.weights.shape, 1),
+            *(self.work, self.params, backdoor.with_triggers(self.samples), len(self.weights), 1),
             keep_clients=True,
         )
         state = federation.state

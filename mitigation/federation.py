@@ -4,19 +4,31 @@ Runs that differ in their attack alone have these rounds in common, so they are 
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
+import attack_success
 import backdoor
-import defence
+import defences
 import numpy as np
-from settings import Options, before_attack, pgd_step, rates, tolerated
-from settings import training as training_of
+from attacks import ADVERSARY_SHARE
+from poisoning import AdversarialSampler
+from runs import Overrides, Run, describe
 
 from fl.data import datasets, partition, sampling
-from fl.experiment.program import checkpoint_path, evaluator, initial_params, load
-from fl.simulation import algorithms, engine, models, rounds, run, training
+from fl.experiment.program import PGD_STEP_SHARE, checkpoint_path, evaluator, initial_params, load
+from fl.simulation import algorithms, engine, models, rounds, training
+from fl.simulation.run import Outcome, Plan
+from fl.simulation.run import train as run_rounds
+
+# Learning rates that differ from an algorithm's own.
+RATES = {"secadam": {"client_rate": 0.01, "server_rate": 0.01}}
+# Of PGD in the published code, in pixel intensity.
+PUBLISHED_PGD_STEP = 1e-3
+# L2 norm to which norm_bounding scales messages down.
+NORM_BOUND = 1.0
 
 
 class UnusableError(ValueError):
@@ -28,102 +40,132 @@ class Clean(NamedTuple):
 
     Attributes:
         outcome: of the rounds before.
-        federation: as it was before its first round.
+        work: what honest clients and the server compute.
+        start: work -> a federation of these clients before its first round.
         sampler: stands where the attacked round would draw its minibatches.
         scores: what is evaluated, by name.
         dataset: on the host.
         checkpoint: where these rounds keep theirs, to be removed once all results are safe.
     """
 
-    outcome: run.Outcome
-    federation: engine.Federation
+    outcome: Outcome
+    work: rounds.Work
+    start: Callable[[rounds.Work], engine.Federation]
     sampler: sampling.MinibatchSampler
     scores: dict[str, Callable]
     dataset: datasets.Dataset
     checkpoint: Path
 
 
-def train(options: Options, cell: dict) -> Clean:
+def train(run: Run, data_dir: Path | None, results_path: Path, evaluate_every: int) -> Clean:
     """Run the rounds before an attack.
 
     Args:
-        options: the command line.
-        cell: one of `settings.grid`.
+        run: whose attack does not matter.
+        data_dir: as for `fl.data.datasets.load`.
+        results_path: the results file, beside which checkpoints lie.
+        evaluate_every: rounds between evaluations, at least 1.
 
     Raises:
         datasets.DatasetUnavailableError: if the data are not there.
         partition.PartitionError: if there are too few samples for the clients.
         UnusableError: if the data set cannot be attacked.
     """
-    seed = sampling.run_seed(cell["seed"])
-    dataset, samples = load(cell["dataset"], options.data_dir)
+    seed = sampling.run_seed(run.seed)
+    dataset, samples = load(run.dataset, data_dir)
     try:
         backdoor.check(dataset)
     except ValueError as error:
         raise UnusableError(f"argument -d/--dataset: {error}") from error
     samples = backdoor.with_triggers(samples)
     parts = partition.latent_dirichlet(
-        dataset.train_labels, cell["clients"], np.random.default_rng(seed), cell["alpha"]
+        dataset.train_labels, run.clients, np.random.default_rng(seed), run.alpha
     )
     # In this experiment all clients draw with generators of the same seed.
-    sampler = sampling.MinibatchSampler(parts, cell["batch_size"], [seed] * len(parts))
-    federation = engine.start(
-        work(options, cell),
-        initial_params(cell["model"], samples, seed),
-        samples,
-        sampler.weights.shape,
-        cell["local_steps"],
+    sampler = sampling.MinibatchSampler(parts, run.batch_size, [seed] * len(parts))
+    start = partial(
+        engine.start,
+        params=initial_params(run.model, samples, seed),
+        samples=samples,
+        clients=run.clients,
+        local_steps=run.local_steps,
         keep_clients=True,  # an adversary's message and state are its own
         seed=seed,
     )
-    without_last = cell["batch_size"] if options.as_published else None
+    without_last = run.batch_size if run.as_published else None
     scores = {
-        "accuracy": evaluator(cell["dataset"], options.data_dir, cell["model"], without_last),
-        "asr": _attack_success(cell["dataset"], options.data_dir, cell["model"]),
+        "accuracy": evaluator(run.dataset, data_dir, run.model, without_last),
+        "asr": attack_success.evaluator(run.dataset, data_dir, run.model),
     }
-    plan = run.Plan(cell["start_round"], cell["local_steps"], options.evaluate_every)
-    saved = checkpoint_path(options.results, before_attack(options, cell), plan)
-    honest = backdoor.Attacked(sampler, backdoor.honest)
-    label = describe(cell | {"attack": "before the"})
-    outcome = run.train(federation, honest, scores, plan, saved=saved, label=label)
-    return Clean(outcome, federation, sampler, scores, dataset, saved)
+    plan = Plan(run.start_round, run.local_steps, evaluate_every)
+    saved = checkpoint_path(results_path, before_attack(run), plan)
+    todo = work(run)
+    label = describe(replace(run, attack="before the"))
+    honest = AdversarialSampler(sampler)
+    outcome = run_rounds(start(todo), honest, scores, plan, saved=saved, label=label)
+    return Clean(outcome, todo, start, sampler, scores, dataset, saved)
 
 
-def describe(cell: dict) -> str:
-    """A run in a few words."""
-    eps = f" eps={cell['eps']:g}" if cell["eps"] is not None else ""
-    names = (cell["dataset"], cell["model"], cell["algorithm"])
-    defended = f"{cell['defence']}{eps}".replace("none", "no defence")
-    attack = cell["attack"].replace("none", "no").replace("_", "-")
-    return f"{' '.join(names)}, {defended}, {attack} attack, seed {cell['seed']}"
+def rounds_of(run: Run) -> Run:
+    """What of a run its rounds depend on, the attacked ones too: the rest is left out.
+
+    A box of PGD that is wider than its single step binds nothing, and neither does eps in the
+    published code: runs that differ in such an eps are the same until they are certified.
+    """
+    binds = run.eps is not None and run.eps < pgd_step(run) and not run.as_published
+    overrides = replace(run.overrides, smoothed_models=None, sigma=None, error=None, bound=None)
+    return replace(run, eps=run.eps if binds else None, delta=None, overrides=overrides)
 
 
-def work(options: Options, cell: dict) -> rounds.Work:
-    """What honest clients and the server compute."""
-    names = ("model", "algorithm", "defence", "eps", "clients")
-    return _work(options, *(training_of(options, cell)[name] for name in names))
+def before_attack(run: Run) -> Run:
+    """What of a run its rounds before the attack depend on."""
+    return replace(rounds_of(run), attack="none", adversaries=None, rounds=run.start_round)
+
+
+def algorithm(name: str, overrides: Overrides) -> algorithms.Algorithm:
+    """An algorithm with its learning rates in this experiment."""
+    rates = RATES.get(name, {}) | overrides.given("client_rate", "server_rate")
+    return algorithms.ALGORITHMS[name](**rates)
+
+
+def pgd_step(run: Run) -> float:
+    """PGD's step in pixel intensity."""
+    if run.overrides.pgd_step is not None:
+        return run.overrides.pgd_step
+    if run.as_published:
+        return PUBLISHED_PGD_STEP
+    return PGD_STEP_SHARE * algorithm(run.algorithm, run.overrides).client_rate
+
+
+def tolerated(run: Run) -> int:
+    """How many adversaries the server expects at most, whatever the attack."""
+    given = run.overrides.tolerated
+    return round(ADVERSARY_SHARE * run.clients) if given is None else given
+
+
+def work(run: Run) -> rounds.Work:
+    """What honest clients and the server compute in a run."""
+    same = rounds_of(run)
+    return _work(
+        *(same.model, same.algorithm, same.defence, same.eps, same.overrides, same.as_published),
+        *(pgd_step(run), tolerated(run)),
+    )
 
 
 # Runs that differ in their seed alone share what is compiled.
 @lru_cache
-def _work(options, model_name, algorithm_name, defence_name, eps, clients):
-    algorithm = algorithms.ALGORITHMS[algorithm_name](**rates(options, algorithm_name))
+def _work(model_name, algorithm_name, defence, eps, overrides, as_published, step, tolerated):
     model = models.MODELS[model_name]()
-    return rounds.Work(
-        algorithm,
-        training.sample_losses(model),
-        defence.harden(defence_name, model, pgd_step(options, algorithm_name), eps),
-        aggregator=defence.aggregator(
-            defence_name, tolerated(options, clients), options.norm_bound
-        ),
-        guard=defence.guard(defence_name, frozen=options.as_published),
+    setting = defences.Setting(
+        model=model,
+        tolerated=tolerated,
+        norm_bound=overrides.norm_bound or NORM_BOUND,
+        pgd_step=step,
+        eps=eps,
+        frozen_noise=as_published,
     )
-
-
-@lru_cache(maxsize=1)
-def _attack_success(name, data_dir, model):
-    """Make params -> share of test images of the source, with the trigger, taken for the target."""
-    dataset, _ = load(name, data_dir)
-    triggered = backdoor.with_triggers(training.test_samples(dataset))
-    indices = backdoor.test_indices(dataset.test_labels)
-    return training.share_as_labelled(models.MODELS[model](), triggered, indices)
+    return rounds.Work(
+        algorithm(algorithm_name, overrides),
+        training.sample_losses(model),
+        **defences.build(defence, setting),
+    )

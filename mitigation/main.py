@@ -8,22 +8,22 @@ it. A run that was interrupted goes on from its last checkpoint when the same co
 again.
 """
 
-import itertools
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 
-from certify import certify, vote
-from federation import UnusableError, describe, train
-from recovery import first_asr, recovery_rounds
-from schema import COLUMNS, CURVE, CURVE_COLUMNS, HISTORY_COLUMNS
-from settings import Options, before_attack, check, grid, resolve, training
+import recording
+from attacks import ATTACKS
+from certificate import certify, vote
+from federation import UnusableError, before_attack, rounds_of, train
+from options import Options, check, grid, resolve
+from runs import Run, describe
 from stages import attack
 
-from fl.experiment import results
 from fl.experiment.options import parse
 from fl.experiment.program import run_grid, skip_done
+from fl.experiment.results import ResultsError
 from fl.simulation import engine
 
 
@@ -34,84 +34,46 @@ def main() -> int:
     check(options, parser)
     engine.keep_compiled_code()
     try:
-        results.check(options.results, COLUMNS)
-        results.check(results.history_path(options.results), HISTORY_COLUMNS)
-        results.check(results.curves_path(options.results), CURVE_COLUMNS)
-    except results.ResultsError as error:
+        recording.check(options.results)
+    except ResultsError as error:
         parser.error(f"argument --results: {error}")
-    cells = list(grid(options))
+    runs = list(grid(options))
     if options.skip_done:
-        cells = skip_done(options.results, cells, describe)
-    together = grouped(cells, partial(before_attack, options))
+        runs = skip_done(options.results, runs, describe)
     try:
+        together = alike(runs, before_attack)
         return run_grid(together, partial(run_attacks, options), lambda same: describe(same[0]))
     except UnusableError as error:
         parser.error(str(error))
 
 
-def grouped(cells: list[dict], key: Callable) -> list[list[dict]]:
-    """Neighbouring cells that have a key in common."""
-    return [list(same) for _, same in itertools.groupby(cells, key)]
+def alike(runs: list[Run], key: Callable[[Run], Run]) -> list[list[Run]]:
+    """Runs that have a key in common, in the order of the first of each."""
+    groups = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return list(groups.values())
 
 
-def run_attacks(options: Options, cells: list[dict]) -> None:
+def run_attacks(options: Options, runs: list[Run]) -> None:
     """Run the rounds before the attack once, then attack in each of the ways asked for."""
-    clean = train(options, cells[0])
-    for same in grouped(cells, partial(training, options)):
-        attacked = attack(options, same[0], clean)
-        certifies = same[0]["attack"] != "none" and not attacked.diverged
+    kept = {"results_path": options.results, "evaluate_every": options.evaluate_every}
+    clean = train(runs[0], options.data_dir, **kept)
+    for same in alike(runs, rounds_of):
+        attacked = attack(same[0], clean, **kept)
+        certifies = ATTACKS[same[0].attack].certifies and not attacked.diverged
         began = time.perf_counter()
-        ballot = vote(options, same[0], attacked.state.params, clean.dataset) if certifies else None
-        times = {
+        ballot = vote(same[0], attacked.state.params, clean.dataset) if certifies else None
+        seconds = {
             "train_s": round(clean.outcome.wall_s + attacked.wall_s, 2),
             "certify_s": round(time.perf_counter() - began, 2) if certifies else None,
         }
-        for cell in same:
-            certified = certify(options, cell, ballot) if certifies else None
-            record(options.results, cell, attacked, certified, times)
+        for run in same:
+            certified = certify(run, ballot) if certifies else None
+            recording.record(options.results, run, attacked, certified, seconds)
         for path in attacked.checkpoints:
             path.unlink(missing_ok=True)
     clean.checkpoint.unlink(missing_ok=True)
-
-
-def record(path, cell, attacked, certified, times):
-    """Append a run to the results, after what belongs to it in other files, and print a line."""
-    provenance = results.provenance()
-    evaluations = [
-        {**cell, "round": each.round, **each.scores, "loss": each.loss, "date": provenance["date"]}
-        for each in attacked.history
-    ]
-    results.append(results.history_path(path), evaluations, HISTORY_COLUMNS)
-    points = [
-        {**cell, **dict(zip(CURVE, point, strict=True)), "date": provenance["date"]}
-        for point in (certified.curve if certified else ())
-    ]
-    results.append(results.curves_path(path), points, CURVE_COLUMNS)
-    row = {**cell, "status": "diverged" if attacked.diverged else "ok", **times, **provenance}
-    if not attacked.diverged:
-        final = attacked.history[-1].scores
-        row |= {
-            "final_accuracy": final["accuracy"],
-            "first_asr": first_asr(cell, attacked.history),
-            "final_asr": final["asr"],
-            "recovery_rounds": recovery_rounds(cell, attacked.history),
-            **(certified.scores if certified else {}),
-        }
-    results.append(path, [row], COLUMNS)
-    print(summarise(cell, row))
-
-
-def summarise(cell, row):
-    """A run's outcome in a line."""
-    if row["status"] == "diverged":
-        return f"{describe(cell)}: diverged, recorded as such"
-    parts = [f"accuracy {row['final_accuracy']:.4f}", f"attack success {row['final_asr']:.3f}"]
-    if cell["attack"] != "none":
-        parts[1] += f" (at first {row['first_asr']:.3f})"
-        if cell["attack"] == "one_shot":
-            parts.append(f"above 1 % for {row['recovery_rounds']} rounds")
-        parts.append(f"certified {row['certified_accuracy']:.4f} at {cell['delta']:g}")
-    return f"{describe(cell)}: {', '.join(parts)}"
 
 
 if __name__ == "__main__":

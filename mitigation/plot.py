@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import trigger_picture
+from attacks import ATTACKS
 from matplotlib.figure import Figure
-from result_tables import ATTACKS, NEEDS, SETTING, TASK, defence_names, in_order
-from schema import CURVE, RUN
+from result_tables import NEEDS, SETTING, TASK, defence_names, in_order
+from runs import CURVE, RUN
 
 from fl.data.datasets import DatasetUnavailableError
 from fl.experiment import figures, reports, results, summary
@@ -56,9 +57,10 @@ def backdoor_figures(history: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         history: evaluations of finished runs.
     """
     for name, setting, view in _settings("backdoor", history):
-        one_shot = setting["attack"] == "one_shot"
+        attack = ATTACKS[setting["attack"]]
+        passes = attack.adversaries is not None and not attack.lasts
         figure = figures.blank(figures.PAGE_WIDTH, 3.6, gap=0.03)
-        ratios = [2, 1] if one_shot else [1]
+        ratios = [2, 1] if passes else [1]
         axes = figure.subplots(2, len(ratios), width_ratios=ratios, sharey="row", squeeze=False)
         for row, (score, label) in zip(axes, SCORES.items(), strict=True):
             row[0].set_ylabel(label)
@@ -72,7 +74,7 @@ def backdoor_figures(history: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             axis.set_xlabel("Round")
             axis.locator_params(axis="x", nbins=6 if column == 0 else 4, integer=True)
             axis.xaxis.set_major_formatter("{x:,.0f}")
-        if one_shot:
+        if passes:
             for axis in axes[:, 1]:
                 axis.set_xlim(setting["start_round"] - BEFORE, setting["start_round"] + AFTER)
             axes[0, 1].set_title("around the attack", pad=3)
@@ -148,17 +150,18 @@ def _draw(axis, view, x, score):
 
 def _mark_attack(axis, setting):
     """A line where the attack begins; the rounds that it lasts are shaded."""
-    if setting["attack"] == "none":
+    attack = ATTACKS[setting["attack"]]
+    if attack.adversaries is None:
         return
     start = setting["start_round"]
-    end = setting["rounds"] if setting["attack"] == "continuous" else start + 1
+    end = setting["rounds"] if attack.lasts else start + 1
     axis.axvline(start, color="0.35", linewidth=0.8, linestyle=(0, (2, 2)))
     axis.axvspan(start, end, color="0.93", linewidth=0, zorder=0, label="Attack")
 
 
 def _title(setting):
     names = [display_name(setting[name]) for name in ("dataset", "model", "algorithm")]
-    return f"{', '.join(names)} under {ATTACKS.get(setting['attack'], setting['attack'])}"
+    return f"{', '.join(names)} under {ATTACKS[setting['attack']].title}"
 
 
 def _legend(figure):

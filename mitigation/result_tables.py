@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from schema import RUN
+from attacks import ATTACKS
+from defences import AGGREGATOR, DEFENCES, of_kind, parts
+from runs import RUN
 
 from fl.experiment import layout, reports, summary
 from fl.experiment.layout import Metric, count
@@ -25,26 +27,6 @@ SETTING = [
 TASK = ["dataset", "model", "clients"]
 PAPER = ["dataset", "model", "attack", "defence", "eps"]
 PUBLISHED = "100 clients (75 with CNN2), batch size 32, and an attack after 2,000 of 3,000 rounds"
-ATTACKS = {
-    "none": "no attack",
-    "continuous": "a continuous attack",
-    "one_shot": "a one-shot attack",
-}
-AGGREGATORS = {
-    "median": "Median",
-    "trimmed_mean": "Trimmed mean",
-    "multi_krum": "Multi-Krum",
-    "norm_bounding": "Norm bounding",
-    "geometric_median": "Geometric median",
-    "foolsgold": "FoolsGold",
-}
-DEFENCES = {
-    "none": "None",
-    "noise_clip": "Clip and noise",
-    "pgd": "PGD",
-    "flip": "FLIP",
-    **AGGREGATORS,
-}
 EPS = "\N{GREEK SMALL LETTER EPSILON}"
 MODEL, SUCCESS = "Accuracy (%)", "Attack success (%)"
 METRICS = (
@@ -86,7 +68,7 @@ def _wanted(frame, options):
         if getattr(options, name):
             mask &= frame["attack"] == name
     defences = [name for name in ("pgd", "noise_clip") if getattr(options, name)]
-    defences += list(AGGREGATORS) if options.aggregators else []
+    defences += of_kind(AGGREGATOR) if options.aggregators else []
     if defences:
         mask &= frame["defence"].isin(["none", *defences])
     return mask
@@ -105,7 +87,7 @@ def attack_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[T
         view = view.assign(task=summary.ordered(tasks), defence_name=defence_names(view))
         cells, stats = layout.lay_out(view, ["task", "defence_name"], [], METRICS, paper, PAPER)
         what = f"{display_name(setting['algorithm'], short=True)} under "
-        what += ATTACKS.get(setting["attack"], setting["attack"])
+        what += ATTACKS[setting["attack"]].title
         notes = [*_certified(view, stats), *layout.notes(stats, "without this score", PUBLISHED)]
         phrases = layout.describe(setting, _rounds(setting))
         yield Table(
@@ -118,7 +100,7 @@ def attack_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[T
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     """Sort runs by task, defence and eps."""
-    frame = frame.assign(defence=summary.ordered(frame["defence"], DEFENCES))
+    frame = frame.assign(defence=summary.ordered(frame["defence"], ["none", *DEFENCES]))
     by = ["dataset", "model", "clients", "defence", "eps", "adversaries", "delta"]
     return frame.sort_values(by, kind="stable", na_position="first")
 
@@ -127,7 +109,7 @@ def defence_names(frame: pd.DataFrame) -> pd.Categorical:
     """Names for display of the defences of runs, with eps and what else tells them apart."""
     names = []
     for row in frame[["defence", "eps"]].to_dict("records"):
-        name = " + ".join(DEFENCES.get(part, part) for part in row["defence"].split("+"))
+        name = " + ".join(entry.title for entry in parts(row["defence"])) or "None"
         eps = "" if pd.isna(row["eps"]) else f", {EPS} = {row['eps']:g}"
         names.append(name + eps)
     for column, form in (("adversaries", "{:g} adversaries"), ("delta", "delta = {:g}")):
@@ -142,7 +124,7 @@ def defence_names(frame: pd.DataFrame) -> pd.Categorical:
 
 def _rounds(setting):
     rounds = count(setting["rounds"], "round")
-    if setting["attack"] == "none":
+    if ATTACKS[setting["attack"]].adversaries is None:
         return rounds
     return f"attacked after {setting['start_round']:,} of {rounds}"
 

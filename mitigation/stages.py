@@ -1,22 +1,22 @@
-"""The rounds from an attack on: attacked, recovering, and the rest."""
+"""The rounds from an attack on, stage by stage."""
 
 import copy
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import backdoor
 import jax
 import jax.numpy as jnp
 import numpy as np
-from federation import Clean, describe
-from recovery import recovered
-from settings import Options, training
+import poisoning
+from attacks import ATTACKS
+from federation import Clean, rounds_of
+from runs import Run, describe
 
 from fl.data import sampling
 from fl.experiment.program import checkpoint_path
-from fl.simulation import run
 from fl.simulation.rounds import State
+from fl.simulation.run import Evaluation, Plan
+from fl.simulation.run import train as run_rounds
 
 
 class Attacked(NamedTuple):
@@ -24,69 +24,47 @@ class Attacked(NamedTuple):
 
     Attributes:
         state: of the federation after the last round.
-        history: evaluations, those before the attack too; every round until recovery after a
-            one-shot attack.
+        history: evaluations, those before the attack too.
         diverged: whether the run did.
         wall_s: seconds from the attack on.
         checkpoints: to be removed once the results are safe.
     """
 
     state: State
-    history: list[run.Evaluation]
+    history: list[Evaluation]
     diverged: bool
     wall_s: float
     checkpoints: list[Path]
 
 
-def attack(options: Options, cell: dict, clean: Clean) -> Attacked:
+def attack(run: Run, clean: Clean, results_path: Path, evaluate_every: int) -> Attacked:
     """Attack a federation, and run its remaining rounds.
 
     Args:
-        options: the command line.
-        cell: one of `settings.grid`, with the same rounds before the attack as that of `clean`.
+        run: with the same rounds before the attack as that of `clean`.
         clean: not given up, so that it can be attacked in another way too.
+        results_path: the results file, beside which checkpoints lie.
+        evaluate_every: rounds between evaluations, at least 1.
     """
-    stages = _Stages(options, cell, clean)
-    left = cell["rounds"] - cell["start_round"]
-    if cell["attack"] == "none":
-        stages.go(backdoor.honest, left)
-        return stages.outcome()
-    poisoned = partial(
-        getattr(backdoor, cell["attack"]),
-        poison=_poison(cell, clean.dataset),
-        rng=np.random.default_rng(sampling.run_seed(cell["seed"])),
-    )
-    stages.go(poisoned, 1)
-    if cell["attack"] == "continuous":
-        stages.go(poisoned, left - 1)
-        return stages.outcome()
-    if not stages.over(recovered):
-        stages.watch(backdoor.honest, left - 1, stop=recovered)
-    stages.go(backdoor.honest, left - stages.done)
+    stages = _Stages(run, clean, results_path, evaluate_every)
+    for stage in ATTACKS[run.attack].stages:
+        left = run.rounds - run.start_round - stages.done
+        count = left if stage.rounds is None else min(stage.rounds, left)
+        if stage.until is None:
+            stages.go(stage.attacked, count)
+        else:
+            stages.watch(stage.attacked, count, until=stage.until)
     return stages.outcome()
-
-
-def _poison(cell, dataset):
-    clients, adversaries = cell["clients"], cell["adversaries"]
-    sources = np.flatnonzero(dataset.train_labels == backdoor.SOURCE)
-    clean, backdoored = 0, cell["batch_size"]
-    if cell["attack"] == "continuous":
-        clean, backdoored = backdoor.sizes(cell["dataset"], cell["batch_size"])
-    return backdoor.Poison(
-        adversaries=np.arange(clients - adversaries, clients),
-        clean=clean,
-        backdoored=min(backdoored, len(sources)),
-        sources=sources,
-        samples=len(dataset.train_labels),
-    )
 
 
 class _Stages:
     """Rounds one stage after the other; each stage keeps checkpoints of its own."""
 
-    def __init__(self, options, cell, clean):
-        self._options, self._cell, self._clean = options, cell, clean
+    def __init__(self, run, clean, results_path, evaluate_every):
+        self._run, self._clean = run, clean
+        self._results_path, self._every = results_path, evaluate_every
         self._sampler = copy.deepcopy(clean.sampler)
+        self._rng = np.random.default_rng(sampling.run_seed(run.seed))
         self._state = jax.tree.map(jnp.copy, clean.outcome.state)
         self._history = list(clean.outcome.history)
         self._diverged = clean.outcome.diverged
@@ -94,34 +72,46 @@ class _Stages:
         self._wall_s = 0.0
         self.done = 0
 
-    def over(self, stop):
-        """Whether the last evaluation fulfils a condition, or the run has diverged."""
-        return self._diverged or stop(self._history[-1])
+    def _minibatches(self, attacked):
+        """Draw from the same generators in attacked rounds and honest ones."""
+        run, entry = self._run, ATTACKS[self._run.attack]
+        if not attacked:
+            return poisoning.AdversarialSampler(self._sampler)
+        poison = poisoning.poison(
+            *(self._clean.dataset.train_labels, run.clients, run.adversaries, entry.variant),
+            entry.sizes(run.dataset, run.batch_size),
+        )
+        return poisoning.AdversarialSampler(self._sampler, poison, self._rng)
 
-    def go(self, attack, rounds):
-        """Run some rounds under an attack, evaluating where other runs do too."""
-        done, every = self._cell["start_round"] + self.done, self._options.evaluate_every
-        ahead = min(-done % every, rounds)
-        self.watch(attack, ahead, every)
-        self.watch(attack, rounds - ahead, every)
+    def _federation(self, attacked):
+        entry, work = ATTACKS[self._run.attack], self._clean.work
+        if attacked and entry.deviate is not None:
+            work = work._replace(deviate=entry.deviate(self._run.clients))
+        return self._clean.start(work)._replace(state=self._state)
 
-    def watch(self, attack, rounds, every=1, stop=lambda evaluation: False):
-        """Run some rounds under an attack, evaluating every few and after the last."""
-        if rounds < 1 or self._diverged:
+    def go(self, attacked, rounds):
+        """Run some rounds, evaluating where other runs do too."""
+        ahead = min(-(self._run.start_round + self.done) % self._every, rounds)
+        self.watch(attacked, ahead, self._every)
+        self.watch(attacked, rounds - ahead, self._every)
+
+    def watch(self, attacked, rounds, every=1, until=lambda evaluation: False):
+        """Run some rounds until a condition holds, evaluating every few and after the last."""
+        if rounds < 1 or self._diverged or any(map(until, self._history[-1:])):
             return
-        options, cell = self._options, self._cell
-        plan = run.Plan(rounds, cell["local_steps"], every)
-        saved = checkpoint_path(options.results, training(options, cell), plan, self.done)
-        outcome = run.train(
-            self._clean.federation._replace(state=self._state),
-            backdoor.Attacked(self._sampler, attack),
+        run = self._run
+        plan = Plan(rounds, run.local_steps, every)
+        saved = checkpoint_path(self._results_path, rounds_of(run), plan, self.done)
+        outcome = run_rounds(
+            self._federation(attacked),
+            self._minibatches(attacked),
             self._clean.scores,
             plan,
-            stop,
+            until,
             saved,
-            describe(cell),
+            describe(run),
         )
-        before = cell["start_round"] + self.done
+        before = run.start_round + self.done
         self._history += [each._replace(round=before + each.round) for each in outcome.history]
         self._state, self._diverged = outcome.state, outcome.diverged
         self._wall_s += outcome.wall_s

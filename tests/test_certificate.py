@@ -1,117 +1,90 @@
-"""CRFL's certificate: bounds that hold as often as they say, radii by the formula."""
-
-import math
-import sys
-from pathlib import Path
+"""A run's certificate: what is assumed of its attack, and what is made of a vote."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import binomtest
+from experiments import load
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "mitigation"))  # a folder of scripts
+certificate, crfl, runs = load("mitigation", "certificate", "crfl", "runs")
 
-import certificate
-from certificate import Attack
-
-ATTACK = Attack(
-    adversaries=2, local_steps=3, weight=0.1, scale=10, rate=0.01, poisoned=0.25, lipschitz=1.5
-)
-each_bound = pytest.mark.parametrize("bound", certificate.BOUNDS)
+CLIENTS, MODELS = 10, 1000
 
 
-def votes(*counts, error=0.001, bound="hoeffding"):
-    return certificate.count(np.array(counts), error, bound)
+def run(attack="continuous", **values):
+    given = {"dataset": "digits", "model": "softmax", "clients": CLIENTS, "algorithm": "secadam"}
+    given |= {"attack": attack, "defence": "none", "eps": None, "delta": 1e-4, "adversaries": 3}
+    given |= {"seed": 0, "rounds": 30, "start_round": 20, "local_steps": 2, "batch_size": 32}
+    given |= {"alpha": 0.5, "partition": "lda", "variant": "corrected"}
+    given |= {"overrides": runs.Overrides()}
+    return runs.Run(**given | values)
 
 
-def test_hoeffdings_bounds_are_the_papers():
-    found = votes([30, 900, 70])
-    margin = math.sqrt(math.log(1000) / 2000)
-    assert found.winner.tolist() == [1]
-    assert found.lower[0] == pytest.approx(0.9 - margin)
-    assert found.upper[0] == pytest.approx(0.07 + margin)
+def ballot(*winners, labels, clean):
+    """Votes of all models but one for a class each."""
+    counts = np.zeros((len(winners), 10), int)
+    counts[np.arange(len(winners)), winners] = MODELS - 1
+    counts[:, 9] += 1
+    return certificate.Ballot(counts, np.array(labels), clean)
 
 
-@pytest.mark.parametrize("count", [0, 1, 400, 999, 1000])
-def test_clopper_pearson_is_scipys_exact_interval(count):
-    found = votes([1000 - count, count, 0], bound="clopper-pearson", error=0.01)
-    most, second = max(count, 1000 - count), min(count, 1000 - count)
-
-    def interval(k):
-        return binomtest(k, 1000).proportion_ci(0.98, method="exact")
-
-    assert found.lower[0] == pytest.approx(interval(most).low)
-    assert found.upper[0] == pytest.approx(interval(second).high)
+SURE = ballot(0, 1, 2, 3, labels=[0, 1, 5, 3], clean=3)
 
 
-@each_bound
-@pytest.mark.parametrize("probability", [0.55, 0.9, 0.99])
-def test_bounds_are_wrong_no_more_often_than_they_say(bound, probability):
-    drawn = np.random.default_rng(0).binomial(200, probability, 20_000)
-    drawn = drawn[drawn > 100]
-    counts = np.stack([drawn, 200 - drawn], axis=1)
-    found = certificate.count(counts, 0.05, bound)
-    allowed = 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(drawn))
-    assert (found.lower > probability).mean() <= allowed
-    assert (found.upper < 1 - probability).mean() <= allowed
+def test_clean_and_triggered_samples_are_counted_apart():
+    found = certificate.certify(run(delta=0.0), SURE)
+    assert found.scores["certified_accuracy"] == pytest.approx(2 / 3)
+    assert found.scores["certified_asr"] == 1
+    assert found.scores["abstained"] == 0
 
 
-@each_bound
-def test_equal_votes_abstain(bound):
-    found = votes([500, 500, 0], [1000, 0, 0], [505, 495, 0], bound=bound)
-    assert found.abstains.tolist() == [True, False, True]
-    assert certificate.radius(found, 0.01, ATTACK)[[0, 2]].tolist() == [0, 0]
+def test_the_curve_ends_beyond_the_largest_radius():
+    found = certificate.certify(run(), SURE)
+    radii, accuracy, _ = zip(*found.curve, strict=True)
+    assert radii[0] == 0
+    assert accuracy[0] == pytest.approx(2 / 3)
+    assert accuracy[-1] == 0
+    assert radii[-1] == pytest.approx(1.02 * found.scores["median_radius"])
 
 
-def test_radius_is_the_formulas():
-    found = votes([950, 50, 0])
-    a, b = found.lower[0], found.upper[0]
-    reach = sum((0.1 * 10 * 0.01 * 0.25) ** 2 for _ in range(2))
-    d = 2 * 2 * 3**2 * 1.5**2 * reach * 0.5
-    expected = math.sqrt(-math.log(1 - (math.sqrt(a) - math.sqrt(b)) ** 2) * 0.02**2 / d)
-    assert certificate.radius(found, 0.02, ATTACK, 0.5)[0] == pytest.approx(expected)
+def median_radius(given):
+    return certificate.certify(given, SURE).scores["median_radius"]
 
 
-@given(first=st.integers(600, 1000), sigma=st.floats(1e-3, 1), factor=st.floats(0.01, 1))
-def test_radius_grows_with_certainty_and_noise_and_shrinks_with_the_attack(first, sigma, factor):
-    found = votes([first, 1000 - first, 0], [first - 1, 1001 - first, 0])
-    surer, less_sure = certificate.radius(found, sigma, ATTACK, factor)
-    assert surer >= less_sure > 0
-    louder = certificate.radius(found, 2 * sigma, ATTACK, factor)[0]
-    assert louder == pytest.approx(2 * surer)
-    scaled = certificate.radius(found, sigma, ATTACK._replace(scale=20), factor)[0]
-    assert scaled == pytest.approx(surer / 2)
+def test_radius_is_crfls_for_what_the_run_does():
+    """The formula, with what a continuous attack of three in ten clients puts into it."""
+    norms = 0.25 * np.arange(21, 31) * 2 + 4
+    attack = crfl.Attack(
+        adversaries=3,
+        local_steps=2,
+        weight=0.1,
+        scale=1,
+        rate=0.01,
+        poisoned=8 / 32,
+        lipschitz=np.sqrt(2 + 2 * norms[0] + norms[0] ** 2),
+    )
+    factor = crfl.contraction(norms[1:], np.full(9, crfl.SIGMA))
+    votes = crfl.count(SURE.counts, crfl.ERROR)
+    expected = np.median(crfl.radius(votes, crfl.SIGMA, attack, factor)[:3])
+    assert median_radius(run()) == pytest.approx(expected)
 
 
-def test_an_attack_that_poisons_nothing_changes_nothing():
-    assert certificate.radius(votes([950, 50, 0]), 0.01, ATTACK._replace(poisoned=0))[0] == math.inf
+def test_model_replacement_divides_the_radius_by_its_factor_and_its_share_of_poison():
+    continuous, one_shot = run(adversaries=1), run("one_shot", adversaries=1)
+    ratio = median_radius(continuous) / median_radius(one_shot)
+    assert ratio == pytest.approx(CLIENTS / (8 / 32))
 
 
-def test_contraction_multiplies_what_is_left_after_each_round():
-    one = math.erf(1 / math.sqrt(2))  # 2 Phi(1) - 1
-    assert certificate.contraction([0.01, 0.02], [0.01, 0.02]) == pytest.approx(one**2)
-    assert certificate.contraction([], []) == 1
-    assert certificate.contraction([100.0] * 5, [0.01] * 5) == 1
+def test_options_reach_the_certificate():
+    plain = run()
+    for override in ({"sigma": 0.02}, {"error": 0.2}, {"bound": "clopper-pearson"}):
+        other = run(overrides=runs.Overrides(**override))
+        assert median_radius(other) > median_radius(plain), override
+    assert median_radius(run(overrides=runs.Overrides(client_rate=0.02))) < median_radius(plain)
 
 
-def test_certified_are_right_votes_of_large_enough_radius():
-    found = votes([1000, 0, 0], [0, 1000, 0], [500, 500, 0], [1000, 0, 0])
-    radii = np.array([2.0, 2.0, 0.0, 0.5])
-    labels = np.array([0, 0, 0, 0])
-    assert certificate.certified(found, labels, radii, 1.0).tolist() == [True, False, False, False]
-    # A delta of 0 does not bring back those who abstained.
-    assert certificate.certified(found, labels, radii, 0.0).tolist() == [True, False, False, True]
-
-
-@pytest.mark.parametrize(
-    ("counts", "error", "bound", "sentence"),
-    [
-        ([[5, 5]], 0.1, "gauss", "choose from hoeffding"),
-        ([[5, 5]], 0, "hoeffding", "error"),
-        ([[5, 5], [5, 4]], 0.1, "hoeffding", "unequal numbers of votes"),
-    ],
-)
-def test_wrong_input_is_refused(counts, error, bound, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        certificate.count(np.array(counts), error, bound)
+def test_published_certificates_never_abstain_and_leave_the_learning_rate_out():
+    tied = certificate.Ballot(np.full((2, 10), 100), np.array([0, 0]), 1)
+    assert certificate.certify(run(), tied).scores["abstained"] == 1
+    published = run(variant="published")
+    assert certificate.certify(published, tied).scores["abstained"] == 0
+    slower = run(variant="published", overrides=runs.Overrides(client_rate=1e-4))
+    assert median_radius(slower) == median_radius(published)

@@ -1,138 +1,93 @@
-"""Clipping and noise at the client: what they promise, and that every client draws its own."""
+"""The registry of defences: names that join several, clients that they need, what they fill in."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from experiments import load
 
-from fl.data.sampling import MinibatchSampler
-from fl.simulation import algorithms, clip_and_noise, engine, pgd
+from fl.simulation import pgd
 from fl.simulation.models import MODELS
-from fl.simulation.rounds import Work
-from fl.simulation.training import Samples, sample_losses
 
-NO_KEY_NEEDED = optax.EmptyState()
+(defences,) = load("mitigation", "defences")
 
 
-def tree(seed, size=50, scale=1.0):
-    rng = np.random.default_rng(seed)
-    return {
-        "a": jnp.asarray(scale * rng.normal(size=size), jnp.float32),
-        "b": jnp.asarray(scale * rng.normal(size=(3, 4)), jnp.float32),
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["none"], "none"),
+        (["none", "pgd", "none"], "pgd"),
+        (["pgd", "noise_clip", "median"], "median+noise_clip+pgd"),
+        (["flip", "flip"], "flip"),
+    ],
+)
+def test_several_defences_have_one_name(names, expected):
+    assert defences.combine(names) == expected
+    titles = [entry.title for entry in defences.parts(expected)]
+    assert len(titles) == (0 if expected == "none" else expected.count("+") + 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["median", "foolsgold"], "median and foolsgold: only one of its kind"),
+        (["pgd", "flip"], "pgd and flip: only one"),
+        (["pgd", "magic"], "unknown 'magic': choose from none, noise_clip"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(names, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        defences.combine(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerated", "least"),
+    [("multi_krum", 4, 11), ("trimmed_mean+pgd", 5, 11), ("median", 30, 1), ("none", 30, 1)],
+)
+def test_too_few_clients_are_refused(name, tolerated, least):
+    defences.check_clients(name, least, tolerated)
+    if least > 1:
+        with pytest.raises(ValueError, match=f"at least {least} clients, got {least - 1}"):
+            defences.check_clients(name, least - 1, tolerated)
+
+
+def setting(**values):
+    given = {"model": MODELS["softmax"](), "tolerated": 1, "norm_bound": 1.0}
+    given |= {"pgd_step": 0.1, "eps": None, "frozen_noise": False}
+    return defences.Setting(**given | values)
+
+
+def test_every_defence_fills_in_what_it_says():
+    for name, entry in defences.DEFENCES.items():
+        filled = defences.build(name, setting())
+        assert set(filled) == {entry.kind, defences.HARDENING}
+        assert all(filled.values())
+
+
+def test_only_aggregators_look_at_single_messages():
+    for entry in defences.DEFENCES.values():
+        assert entry.needs_messages == (entry.kind == defences.AGGREGATOR)
+
+
+def test_eps_bounds_pgd_where_it_is_narrower_than_the_step():
+    images, labels = jnp.full((2, 4, 4, 1), 0.5), jnp.array([0, 1])
+    params = MODELS["softmax"]().init(jax.random.key(0), images)
+    moved = {
+        eps: float(
+            jnp.abs(
+                defences.build("pgd", setting(eps=eps))["harden"](params, images, labels) - 0.5
+            ).max()
+        )
+        for eps in (None, 0.02, 0.3)
     }
+    assert moved == pytest.approx({None: 0.1, 0.02: 0.02, 0.3: 0.1})
+    undefended = defences.build("none", setting())["harden"]
+    assert (undefended(params, images, labels) == pgd.none()(params, images, labels)).all()
 
 
-def norm(update):
-    return float(np.sqrt(sum(np.sum(np.square(leaf, dtype=float)) for leaf in update.values())))
-
-
-@given(seed=st.integers(0, 99), scale=st.floats(1e-3, 1e3), bound=st.floats(1e-2, 1e2))
-def test_clipped_norm_is_at_most_the_bound_and_the_direction_stays(seed, scale, bound):
-    update = tree(seed, scale=scale)
-    clipped, _ = clip_and_noise.clip_by_norm(bound).update(update, NO_KEY_NEEDED)
-    assert norm(clipped) == pytest.approx(min(norm(update), bound), rel=1e-5)
-    factor = norm(clipped) / norm(update)
-    np.testing.assert_allclose(clipped["a"], factor * update["a"], rtol=1e-4, atol=1e-7)
-
-
-@given(seed=st.integers(0, 99), scale=st.floats(1e-3, 1e3), bound=st.floats(1e-2, 1e2))
-def test_published_clipping_blows_small_updates_up_and_lets_large_ones_pass(seed, scale, bound):
-    update = tree(seed, scale=scale)
-    clipped, _ = clip_and_noise.clip_by_norm(bound, as_published=True).update(update, NO_KEY_NEEDED)
-    assert norm(clipped) == pytest.approx(max(norm(update), bound), rel=1e-5)
-
-
-@pytest.mark.parametrize("as_published", [False, True])
-def test_update_of_nothing_stays_nothing(as_published):
-    nothing = jax.tree.map(jnp.zeros_like, tree(0))
-    clipped, _ = clip_and_noise.clip_by_norm(1.0, as_published).update(nothing, NO_KEY_NEEDED)
-    assert norm(clipped) == 0
-
-
-def test_noise_has_the_stated_deviation_in_every_entry():
-    nothing = {"a": jnp.zeros(200_000), "b": jnp.zeros((300, 400))}
-    noise = clip_and_noise.add_noise(0.05)
-    noisy, _ = noise.update(nothing, NO_KEY_NEEDED, key=jax.random.key(0))
-    for leaf in noisy.values():
-        values = np.asarray(leaf).ravel()
-        # Five standard errors of a mean and of a deviation over this many entries.
-        assert abs(values.mean()) < 5 * 0.05 / np.sqrt(values.size)
-        assert abs(values.std() - 0.05) < 5 * 0.05 / np.sqrt(2 * values.size)
-
-
-def test_entries_and_leaves_draw_noise_of_their_own():
-    nothing = {"a": jnp.zeros(100), "b": jnp.zeros(100)}
-    noisy, _ = clip_and_noise.add_noise(1.0).update(nothing, NO_KEY_NEEDED, key=jax.random.key(0))
-    assert len(np.unique(np.concatenate([noisy["a"], noisy["b"]]))) == 200
-
-
-def test_the_mechanism_clips_before_it_adds_noise():
-    update = tree(1, scale=100)
-    sent = clip_and_noise.privatiser(clip=2.0, noise=1e-6)(update, jax.random.key(0))
-    assert norm(sent) == pytest.approx(2.0, rel=1e-3)
-
-
-def federate(mapping, privatise=None, augment=None, seed=0, rounds=2, server_rate=1.0):
-    """Train a little -> the parameters after every round, and the states."""
-    clients = 3
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
-    labels = rng.integers(0, 10, 30, dtype=np.int32)
-    samples = Samples(jnp.asarray(images), jnp.asarray(labels), jnp.float32(255))
-    model = MODELS["softmax"]()
-    algorithm = algorithms.fedavg(server_rate=server_rate)
-    losses = sample_losses(model)
-    work = Work(algorithm, losses, pgd.none(), augment, privatise)
-    params = model.init(jax.random.key(0), samples.take(np.arange(1))[0])
-    sampler = MinibatchSampler(np.array_split(np.arange(30), clients), 4, [1] * clients)
-    federation = engine.start(work, params, samples, sampler.weights.shape, 1, mapping, seed=seed)
-    state, seen = federation.state, []
-    for _ in range(rounds):
-        state, _ = federation.run(state, sampler.draw(1, 1))
-        seen.append(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state.params)]))
-    return np.asarray(seen)
-
-
-@pytest.mark.parametrize("mapping", engine.MAPPINGS)
-def test_noise_is_fresh_for_every_client_and_round(mapping):
-    def only_noise(update, key):
-        nothing = jax.tree.map(jnp.zeros_like, update)
-        return clip_and_noise.privatiser(clip=1.0, noise=1.0)(nothing, key)
-
-    seen = federate(mapping, only_noise, rounds=3)
-    steps = np.diff(seen, axis=0)
-    # The mean of three clients' independent noise: were it the same one, its deviation were 1.
-    assert steps.std() == pytest.approx(1 / np.sqrt(3), rel=0.15)
-    assert abs(np.corrcoef(steps)[0, 1]) < 0.3
-    assert not np.allclose(steps[0], steps[1])
-
-
-def test_every_mapping_draws_the_same_noise_and_another_seed_another():
-    privatise = clip_and_noise.privatiser(clip=1.0, noise=0.1)
-    runs = [federate(mapping, privatise) for mapping in engine.MAPPINGS]
-    for other in runs[1:]:
-        np.testing.assert_allclose(runs[0], other, rtol=1e-4, atol=1e-5)
-    assert not np.allclose(runs[0], federate(engine.MAPPINGS[0], privatise, seed=1), atol=1e-2)
-
-
-@pytest.mark.parametrize("mapping", engine.MAPPINGS)
-def test_clients_see_augmented_images(mapping):
-    def blank(images, key):
-        return jnp.zeros_like(images)
-
-    # Without any light, only the biases learn.
-    seen = federate(mapping, augment=blank, rounds=1)
-    unlike = federate(mapping, rounds=1)
-    assert not np.allclose(seen, unlike)
-
-
-def test_every_mapping_augments_the_same_way():
-    def shift(images, key):
-        return images + jax.random.uniform(key, (len(images), 1, 1, 1))
-
-    runs = [federate(mapping, augment=shift) for mapping in engine.MAPPINGS]
-    for other in runs[1:]:
-        np.testing.assert_allclose(runs[0], other, rtol=1e-4, atol=1e-5)
+def test_published_noise_is_the_same_every_round():
+    step, keys = {"w": jnp.ones(100)}, [jax.random.PRNGKey(1), jax.random.PRNGKey(2)]
+    for frozen in (True, False):
+        guard = defences.build("noise_clip", setting(frozen_noise=frozen))["guard"]
+        first, second = (guard(step, key)["w"] for key in keys)
+        assert bool((first == second).all()) == frozen
+        assert float(jnp.linalg.norm(first)) == pytest.approx(defences.CLIP, rel=0.05)

@@ -1,16 +1,12 @@
 """FLIP: distances between classes, inverted triggers, and which images get them."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments import load
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "mitigation"))  # a folder of scripts
-
-import flip
+(flip,) = load("mitigation", "flip")
 
 SHAPE = (4, 5, 1)
 PIXELS = 20

@@ -9,58 +9,152 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from experiments import load
 from programs import assert_refused
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "mitigation"))  # a folder of scripts
-
-import recovery
-
 from fl.experiment import results
-from fl.simulation.run import Evaluation
 
-FOLDER = Path(recovery.__file__).parent
-SMALL = ["-m", "softmax", "-n", "10", "-b", "16", "-r", "12", "--start-round", "5"]
-SMALL += ["--evaluate-every", "4", "--smoothed-models", "20"]
-ATTACKS = ["none", "continuous", "one_shot"]
+federation, main, options = load("mitigation", "federation", "main", "options")
+
+FOLDER = Path(__file__).parents[1] / "mitigation"
+SMALL = "-m softmax -n 10 -b 16 -r 12 --start-round 5 --evaluate-every 4 --smoothed-models 20"
 # With 20 models Hoeffding's margin leaves little to certify.
-LAX = ["--error", "0.4"]
+LAX = "--error 0.4"
+ATTACKS = ["none", "continuous", "one_shot"]
+ROBUST = "median trimmed_mean multi_krum norm_bounding geometric_median foolsgold"
+COMMANDS = {
+    # Two eps of PGD that bind nothing.
+    "whole": f"{SMALL} {LAX} --attack {' '.join(ATTACKS)} --defence none pgd --eps 0.001 0.5",
+    # Where one shot is enough.
+    "defended": f"{SMALL} -a fedavg -r 31 --start-round 30 --attack one_shot "
+    f"--defence none noise_clip {ROBUST} flip",
+    "published": "-b 16 -m softmax -n 10 -r 6 -s 1 -e 2 --start-round 4 --hardening pgd --eps 0.2 "
+    "--noise-clip --one-shot --as-published --smoothed-models 10",
+    "toys": f"{SMALL} -a fedavg --attack none sign_flip --defence none no_step",
+    "unattackable": f"{SMALL} -d fashion_mnist --data-dir DATA",
+    "interrupted": f"{SMALL} {LAX}",
+    "resumed": f"{SMALL} {LAX}",
+    "skipped": f"{SMALL} {LAX} --attack {' '.join(ATTACKS)} --skip-done",
+}
+# Where a command finds the results of another one.
+RESULTS = {"resumed": "interrupted", "skipped": "whole"}
+# The command is interrupted where its fourth stretch of rounds would begin: five rounds before the
+# attack, one attacked, two up to the next evaluation, four to the end.
+STOPS = {"interrupted": 4}
+
+# A new attack and a new defence are an entry each: all else is found there.
+TOYS = """
+import jax
+from attacks import ATTACKS, Attack, Stage
+from defences import DEFENCES, GUARD, Defence
+
+ATTACKS["sign_flip"] = Attack(
+    title="flipped signs",
+    stages=(Stage(attacked=True, rounds=1), Stage(attacked=True)),
+    adversaries=lambda clients: clients - 1,
+    sizes=lambda dataset, batch_size: (batch_size, 0),
+    deviate=lambda clients: flipped,
+    certifies=False,
+)
+DEFENCES["no_step"] = Defence("No step", GUARD, lambda setting: nowhere)
+
+def flipped(message, state, before):
+    return jax.tree.map(lambda leaf: -leaf, message), state
+
+def nowhere(step, key):
+    return jax.tree.map(lambda leaf: 0 * leaf, step)
+"""
+# All in one process: starting one and compiling take longer than these runs.
+SESSION = """
+import contextlib, io, json, sys
+sys.path.insert(0, ".")
+from fl.simulation import run
+
+train, stretches, rounds, stop = run.train, 0, 0, None
+
+def watched(federation, *arguments, **options):
+    global stretches, rounds
+    stretches += 1
+    if stretches == stop:
+        raise KeyboardInterrupt
+    def counted(state, schedule):
+        global rounds
+        rounds += len(schedule.indices)
+        return federation.run(state, schedule)
+    return train(federation._replace(run=counted), *arguments, **options)
+
+run.train = watched
+TOYS
+import main
+
+found = {}
+for name, words, stop in json.load(sys.stdin):
+    run.CHECKPOINT_EVERY = 0.0 if stop else 60.0
+    stretches = rounds = 0
+    sys.argv[1:] = words
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main.main()
+        except SystemExit as error:
+            status = error.code
+    said = {"out": out.getvalue(), "err": err.getvalue()}
+    found[name] = {"status": status, "rounds": rounds, **said}
+print(json.dumps(found))
+"""
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A place for compiled code that the commands of these tests share."""
-    return tmp_path_factory.mktemp("jax")
-
-
-def python(kept, *words, **settings):
-    return subprocess.run(
-        [sys.executable, *map(str, words)],
+def session(tmp_path_factory):
+    """What came of every command, by its name."""
+    folder = tmp_path_factory.mktemp("mitigation")
+    write_unattackable_data(folder / "fl_cache")
+    paths = {name: folder / f"{RESULTS.get(name, name)}.csv" for name in COMMANDS}
+    commands = [
+        (name, ["--results", str(paths[name]), *words.replace("DATA", str(folder)).split()])
+        for name, words in COMMANDS.items()
+    ]
+    given = [(*command, STOPS.get(command[0])) for command in commands]
+    done = subprocess.run(
+        [sys.executable, "-c", SESSION.replace("TOYS", TOYS)],
+        input=json.dumps(given),
         cwd=FOLDER,
-        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(kept)},
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "jax")},
         text=True,
         capture_output=True,
-        **settings,
     )
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, kept):
-    """All attacks on two defences, one of which has two eps that bind nothing."""
-    path = tmp_path_factory.mktemp("whole") / "results.csv"
-    grid = ["--attack", *ATTACKS, "--defence", "none", "pgd", "--eps", "0.001", "0.5"]
-    done = python(kept, "main.py", "--results", path, *grid, *SMALL, *LAX)
     assert done.returncode == 0, done.stderr
-    return SimpleNamespace(
-        path=path,
-        done=done,
-        frame=results.read(path),
-        history=results.read(results.history_path(path)),
-        curves=results.read(results.curves_path(path)),
-    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {name: SimpleNamespace(path=paths[name], **of) for name, of in found.items()}
+
+
+def write_unattackable_data(cache):
+    """A data set of Fashion-MNIST's shape that lacks the class that is attacked."""
+    cache.mkdir()
+    images, labels = np.zeros((40, 28, 28, 1), np.uint8), np.resize(np.arange(4), 40)
+    arrays = {f"{part}_images": images for part in ("train", "test")}
+    arrays |= {f"{part}_labels": labels.astype(np.int32) for part in ("train", "test")}
+    np.savez(cache / "fashion_mnist.npz", **arrays)
+
+
+def frame(session, name):
+    done = session[name]
+    assert done.status == 0, done.err
+    return results.read(done.path)
 
 
 def of(frame, **values):
     return frame[results.matches(frame, values)]
+
+
+@pytest.fixture(scope="module")
+def whole(session):
+    path = session["whole"].path
+    return SimpleNamespace(
+        frame=frame(session, "whole"),
+        history=results.read(results.history_path(path)),
+        curves=results.read(results.curves_path(path)),
+    )
 
 
 def test_every_combination_gets_a_row(whole):
@@ -102,12 +196,41 @@ def test_rounds_before_the_attack_are_those_without_one(whole):
         assert (after.loss_x != after.loss_y).all()
 
 
+def test_attacks_succeed_where_nothing_is_done_against_them(whole):
+    undefended = of(whole.frame, defence="none").set_index("attack")
+    assert undefended.final_asr["none"] < 0.01
+    assert undefended.final_asr["continuous"] > 0.2
+    assert undefended.first_asr["one_shot"] > 0.1
+
+
+def test_one_shot_attacks_are_watched_until_the_model_recovers(whole):
+    row = of(whole.frame, attack="one_shot", defence="none").iloc[0]
+    rounds = of(whole.history, attack="one_shot", defence="none")
+    after = rounds[rounds["round"] >= 6]
+    above = after[after.asr > 0.01]
+    assert len(above) == row["recovery_rounds"] > 0
+    assert above["round"].tolist() == list(range(6, 6 + len(above)))
+
+
+def test_runs_share_their_rounds_as_far_as_they_are_the_same():
+    grid = options.grid(
+        options.Options(
+            attack=tuple(ATTACKS), defence=("pgd",), eps=(1e-5, 0.1, 0.5), seed=(0, 1), sigma=0.1
+        )
+    )
+    # A box of 1e-5 is narrower than PGD's step of 1e-4; the others bind nothing.
+    before = main.alike(list(grid), federation.before_attack)
+    assert [len(runs) for runs in before] == [3, 6, 3, 6]
+    attacked = main.alike(before[1], federation.rounds_of)
+    assert [[run.eps for run in runs] for runs in attacked] == [[0.1, 0.5]] * 3
+
+
 def test_eps_that_binds_nothing_shares_the_training_and_moves_delta(whole):
     pair = of(whole.frame, attack="continuous", defence="pgd").sort_values("eps")
     assert pair.final_accuracy.nunique() == pair.train_s.nunique() == 1
     assert pair.delta.tolist() == [0.001, 0.5]
     low, high = pair.certified_accuracy
-    assert low >= high
+    assert low > high
 
 
 def test_curves_fall_from_radius_zero_to_nothing(whole):
@@ -116,75 +239,20 @@ def test_curves_fall_from_radius_zero_to_nothing(whole):
         curve = of(whole.curves, attack=attack, defence="none").sort_values("radius")
         assert curve.radius.iloc[0] == 0
         assert (curve.certified_accuracy.diff().dropna() <= 0).all()
-        assert curve.certified_accuracy.iloc[0] <= 1 - row["abstained"] + 1e-9
+        assert 0 < curve.certified_accuracy.iloc[0] <= 1 - row["abstained"] + 1e-9
         assert curve.certified_accuracy.iloc[-1] == 0
     assert "none" not in set(whole.curves.attack)
 
 
-def test_checkpoints_are_gone_in_the_end(whole):
-    folder = whole.path.parent / ".checkpoints"
-    assert not folder.exists() or not list(folder.iterdir())
+def test_defences_stop_an_attack_that_succeeds_without_them(session):
+    first = frame(session, "defended").set_index("defence").first_asr
+    assert first.index.tolist() == ["none", "noise_clip", *ROBUST.split(), "flip"]
+    assert first["none"] > 0.9
+    assert first[["noise_clip", *ROBUST.split()]].max() < 0.3
 
 
-def test_runs_that_are_there_are_skipped(whole, kept):
-    grid = ["--attack", *ATTACKS, "--skip-done"]
-    done = python(kept, "main.py", "--results", whole.path, *grid, *SMALL, *LAX)
-    assert done.returncode == 0, done.stderr
-    assert "3 of 3 runs are already in" in done.stdout
-
-
-INTERRUPTED = """
-import json, sys
-sys.path.insert(0, ".")
-import fl.simulation.run, main, smoothing, stages
-fl.simulation.run.CHECKPOINT_EVERY = 0.0
-stage, train, vote, run = {stage!r}, fl.simulation.run.train, smoothing.vote, 0
-rounds = []
-
-def watched(federation, *arguments, **options):
-    global run
-    run += 1
-    if run == stage:
-        raise KeyboardInterrupt
-    def counted(state, schedule):
-        rounds.append(len(schedule.indices))
-        return federation.run(state, schedule)
-    return train(federation._replace(run=counted), *arguments, **options)
-
-fl.simulation.run.train = watched
-sys.argv[1:] = {words!r}
-status = main.main()
-print(json.dumps([status, sum(rounds)]))
-"""
-
-
-def interrupted(kept, stage, words):
-    """Run until a stage begins, and not further -> (exit status, rounds computed)."""
-    code = INTERRUPTED.format(stage=stage, words=list(map(str, words)))
-    done = python(kept, "-c", code)
-    assert done.stdout, done.stderr
-    return tuple(json.loads(done.stdout.splitlines()[-1]))
-
-
-def test_interrupted_run_goes_on_where_it_was(whole, kept, tmp_path):
-    path = tmp_path / "results.csv"
-    words = ["--results", path, "--attack", "continuous", *SMALL, *LAX]
-    # Five rounds before the attack, one attacked, two up to the next evaluation, four to the end.
-    assert interrupted(kept, 4, words) == (130, 8)
-    assert interrupted(kept, None, words) == (0, 4)
-    again = results.read(path).iloc[0]
-    row = of(whole.frame, attack="continuous", defence="none").iloc[0]
-    for column in ("final_accuracy", "first_asr", "final_asr", "certified_accuracy", "abstained"):
-        assert again[column] == row[column]
-
-
-def test_published_command_line_runs_unchanged(kept, tmp_path):
-    path = tmp_path / "results.csv"
-    words = "-b 16 -d digits -m softmax -n 10 -r 6 -s 1 -e 2 --start-round 4 --hardening pgd"
-    words += " --eps 0.2 --noise-clip --one-shot --as-published --smoothed-models 10"
-    done = python(kept, "main.py", "--results", path, *words.split())
-    assert done.returncode == 0, done.stderr
-    (row,) = results.read(path).to_dict("records")
+def test_published_command_line_runs_unchanged(session):
+    (row,) = frame(session, "published").to_dict("records")
     assert row["attack"] == "one_shot"
     assert row["defence"] == "noise_clip+pgd"
     assert (row["eps"], row["delta"], row["local_steps"], row["seed"]) == (0.2, 0.2, 2, 1)
@@ -194,17 +262,44 @@ def test_published_command_line_runs_unchanged(kept, tmp_path):
     assert row["final_accuracy"] * 352 == pytest.approx(round(row["final_accuracy"] * 352))
 
 
-DEFENCES = "median trimmed_mean multi_krum norm_bounding geometric_median foolsgold flip"
+def test_a_new_attack_and_a_new_defence_are_an_entry_each(session):
+    found = frame(session, "toys")
+    clean, flipped = (
+        of(found, attack=name, defence="none").iloc[0] for name in ("none", "sign_flip")
+    )
+    assert flipped.adversaries == 9
+    assert flipped.isna()[["delta", "certified_accuracy"]].all()
+    assert flipped.final_accuracy < clean.final_accuracy - 0.1
+    history = results.read(results.history_path(session["toys"].path))
+    still = of(history, defence="no_step")
+    assert still.accuracy.nunique() == 1
 
 
-def test_every_other_defence_runs(kept, tmp_path):
-    path = tmp_path / "results.csv"
-    words = ["--defence", *DEFENCES.split(), *SMALL, "-r", "6", "--attack", "one_shot"]
-    done = python(kept, "main.py", "--results", path, *words)
-    assert done.returncode == 0, done.stderr
-    frame = results.read(path)
-    assert frame.defence.tolist() == DEFENCES.split()
-    assert frame.loc[frame.defence != "flip", "first_asr"].max() < 0.5
+def test_data_sets_that_cannot_be_attacked_are_refused(session):
+    done = session["unattackable"]
+    assert done.status == 2
+    assert "argument -d/--dataset: " in done.err
+    assert "no training image of class 7" in done.err
+    assert not done.path.exists()
+
+
+def test_interrupted_run_goes_on_where_it_was(session, whole):
+    assert (session["interrupted"].status, session["interrupted"].rounds) == (130, 8)
+    again = frame(session, "resumed").iloc[0]
+    assert session["resumed"].rounds == 4
+    row = of(whole.frame, attack="continuous", defence="none").iloc[0]
+    for column in ("final_accuracy", "first_asr", "final_asr", "certified_accuracy", "abstained"):
+        assert again[column] == row[column]
+
+
+def test_checkpoints_are_gone_in_the_end(session, whole):
+    folder = session["whole"].path.parent / ".checkpoints"
+    assert not list(folder.iterdir())
+
+
+def test_runs_that_are_there_are_skipped(session):
+    assert session["skipped"].status == session["skipped"].rounds == 0
+    assert "3 of 3 runs are already in" in session["skipped"].out
 
 
 REFUSED = {
@@ -213,11 +308,11 @@ REFUSED = {
     "-n 1": "argument -n/--num-clients: 30% of 1 clients",
     "--defence multi_krum --tolerated 4": "argument --defence: Multi-Krum against 4 adversaries "
     "needs at least 11 clients, got 10, see --tolerated",
-    "--defence trimmed_mean --tolerated 5": "argument --defence: a trimmed mean",
+    "--defence trimmed_mean --tolerated 5": "argument --defence: Trimmed mean against 5",
     "--eps -0.1": "argument --eps: needs a number of at least 0",
     "--delta nan": "argument --delta",
     "--error 1": "argument --error",
-    "--defence pgd+flip": "argument --defence: pgd and flip: only one hardening",
+    "--defence pgd+flip": "argument --defence: pgd and flip: only one of its kind",
     "--defence magic": "argument --defence: unknown 'magic'",
     "--defence pgd --hardening flip": "argument --hardening: pgd and flip",
     "--attack two_shots": "argument --attack: unknown 'two_shots'",
@@ -225,50 +320,5 @@ REFUSED = {
 
 
 def test_wrong_options_exit_with_a_sentence_that_names_them(tmp_path):
-    refused = {" ".join([*SMALL, words]): sentence for words, sentence in REFUSED.items()}
+    refused = {f"{SMALL} {words}": sentence for words, sentence in REFUSED.items()}
     assert_refused(FOLDER, tmp_path / "results.csv", refused)
-
-
-def test_data_sets_that_cannot_be_attacked_are_refused(kept, tmp_path):
-    cache = tmp_path / "fl_cache"
-    cache.mkdir()
-    images, classes = (
-        np.zeros((40, 28, 28, 1), np.uint8),
-        np.resize(np.arange(4), 40).astype(np.int32),
-    )
-    arrays = {"train_images": images, "train_labels": classes}
-    arrays |= {"test_images": images, "test_labels": classes}
-    np.savez(cache / "fashion_mnist.npz", **arrays)
-    words = ["-d", "fashion_mnist", "--data-dir", tmp_path, *SMALL]
-    done = python(kept, "main.py", "--results", tmp_path / "results.csv", *words)
-    assert done.returncode == 2
-    assert "argument -d/--dataset: " in done.stderr
-    assert "no training image of class 7" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def history(*asr, start=10):
-    """Evaluations of every round after the one before the attack."""
-    return [Evaluation(start + number, 0.1, {"asr": value}) for number, value in enumerate(asr)]
-
-
-@pytest.mark.parametrize(
-    ("asr", "expected"),
-    [
-        ((0.0, 0.005), 0),  # it never took
-        ((0.0, 0.01), 0),
-        ((0.0, 0.9, 0.5, 0.011, 0.01, 0.3), 3),
-        ((0.0, *[0.9] * 10), 9),  # of 20 rounds, 9 are left after the attacked one
-    ],
-)
-def test_recovery_counts_rounds_with_the_backdoor_after_the_attack(asr, expected):
-    cell = {"attack": "one_shot", "start_round": 10, "rounds": 20}
-    assert recovery.recovery_rounds(cell, history(*asr)) == expected
-    assert recovery.first_asr(cell, history(*asr)) == asr[1]
-
-
-def test_there_is_no_recovering_from_a_lasting_attack_or_from_none():
-    cell = {"attack": "continuous", "start_round": 10, "rounds": 20}
-    assert recovery.recovery_rounds(cell, history(0.0, 0.9, 0.9)) == 0
-    assert recovery.recovery_rounds(cell | {"attack": "none"}, history(0.0, 0.0)) is None
-    assert recovery.first_asr(cell | {"attack": "none"}, history(0.0, 0.0)) is None

@@ -1,19 +1,15 @@
 """Smoothed models: their noise, and votes against a closed form."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments import load
 from scipy.stats import norm
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "mitigation"))  # a folder of scripts
+from fl.simulation.mapping import GROUP, MAPPINGS
 
-import smoothing
-
-from fl.simulation import engine
+(smoothing,) = load("mitigation", "smoothing")
 
 SIGMA, MODELS, IMAGES = 0.05, 1000, 7
 KEY = jax.random.key(3)
@@ -54,7 +50,7 @@ def test_votes_of_a_linear_model_agree_with_the_closed_form():
     assert counts[:, 2:].sum() == 0
 
 
-@pytest.mark.parametrize("models", [1, smoothing.GROUP, 23])
+@pytest.mark.parametrize("models", [1, GROUP, 23])
 def test_every_model_votes_once(models):
     assert (vote(models).sum(1) == models).all()
 
@@ -73,8 +69,8 @@ def test_images_may_pass_in_any_portions(chunk, monkeypatch):
 
 def test_models_side_by_side_vote_as_one_by_one(monkeypatch):
     counts = []
-    for mapping in (engine.MAPPINGS[0], engine.MAPPINGS[-1]):
-        monkeypatch.setattr(engine, "default_mapping", lambda mapping=mapping: mapping)
+    for name in MAPPINGS:
+        monkeypatch.setattr(smoothing, "default_mapping", lambda name=name: name)
         counts.append(vote(50))
     # A tie within rounding may fall either way.
     assert np.abs(counts[0] - counts[1]).sum() <= 2

@@ -7,38 +7,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import certificate
-from backdoor import ADVERSARY_SHARE
-from defence import AGGREGATORS, GUARDS, HARDENINGS, check_clients, combine, parts
+import crfl
+from attacks import ADVERSARY_SHARE, ATTACKS
+from defences import DEFENCES, HARDENING, check_clients, combine, of_kind, parts
+from federation import tolerated
+from runs import Overrides, Run
 
 from fl.experiment.options import choice, number, option
-from fl.experiment.program import PGD_STEP_SHARE, CommonOptions
+from fl.experiment.program import CommonOptions
 from fl.simulation import algorithms
 
 ALGORITHMS = ("fedavg", "adam", "secadam")
-ATTACKS = ("none", "continuous", "one_shot")
-# Of SecAdam in this experiment, for clients and server.
-SECADAM_RATE = 0.01
-# Of PGD in the published code, restored by --as-published.
-PUBLISHED_PGD_STEP = 1e-3
 # The box of PGD, and the radius to certify where there is none.
 EPS = 0.1
-# Options that change a run and have no column of their own.
-OVERRIDES = (
-    *("pgd_step", "client_rate", "server_rate", "tolerated", "norm_bound"),
-    *("smoothed_models", "sigma", "error", "bound"),
-)
 
 
 def defence_name(text: str) -> str:
     """An argument type: names of defences joined by +, to one name in a fixed order."""
-    names = text.split("+")
-    known = ("none", *AGGREGATORS, *GUARDS, *HARDENINGS)
-    for name in names:
-        if name not in known:
-            raise argparse.ArgumentTypeError(f"unknown {name!r}: choose from {', '.join(known)}")
     try:
-        return combine(names)
+        return combine(text.split("+"))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -65,8 +52,9 @@ class Options(CommonOptions):
     )
     defence: tuple[str, ...] = option(
         ("none",),
-        "what the server does: " + ", ".join(("none", *AGGREGATORS, *GUARDS)) + "; what clients "
-        "do: " + ", ".join(HARDENINGS) + "; several at once are joined by +, such as "
+        "defences: "
+        + ", ".join(("none", *DEFENCES))
+        + "; several at once are joined by +, such as "
         "median+pgd (default: none)",
         nargs="+",
         type=defence_name,
@@ -76,8 +64,9 @@ class Options(CommonOptions):
     )
     hardening: str = option(
         "none",
-        "published flag: none, pgd or flip, on top of the other defences (default: none)",
-        type=choice(("none", *HARDENINGS)),
+        f"published flag: none, {' or '.join(of_kind(HARDENING))}, on top of the other defences "
+        "(default: none)",
+        type=choice(("none", *of_kind(HARDENING))),
     )
     eps: tuple[float, ...] = option(
         (EPS,),
@@ -132,25 +121,24 @@ class Options(CommonOptions):
     )
     smoothed_models: int | None = option(
         None,
-        f"noisy models that vote for a certificate (default: {certificate.MODELS})",
+        f"noisy models that vote for a certificate (default: {crfl.MODELS})",
         type=number(int, least=1),
     )
     sigma: float | None = option(
         None,
         "standard deviation of the noise on the parameters of a smoothed model (default: "
-        f"{certificate.SIGMA})",
+        f"{crfl.SIGMA})",
         type=number(float, above=0),
     )
     error: float | None = option(
         None,
-        "probability with which each bound on the votes may be wrong (default: "
-        f"{certificate.ERROR})",
+        f"probability with which each bound on the votes may be wrong (default: {crfl.ERROR})",
         type=number(float, above=0),
     )
     bound: str | None = option(
         None,
-        "on the votes: " + ", ".join(certificate.BOUNDS) + " (default: hoeffding)",
-        type=choice(certificate.BOUNDS),
+        "on the votes: " + ", ".join(crfl.BOUNDS) + " (default: hoeffding)",
+        type=choice(crfl.BOUNDS),
     )
     results: Path = option(
         Path(__file__).with_name("results.csv"),
@@ -167,7 +155,7 @@ def resolve(options: Options, parser: ArgumentParser) -> Options:
     """
     more = [options.hardening, *(["noise_clip"] if options.noise_clip else [])]
     try:
-        defences = tuple(combine([*parts(name), *more]) for name in options.defence)
+        defences = tuple(combine([*name.split("+"), *more]) for name in options.defence)
     except ValueError as error:
         parser.error(f"argument --hardening: {error}")
     attacks = ("one_shot",) if options.one_shot else options.attack
@@ -187,107 +175,65 @@ def check(options: Options, parser: ArgumentParser) -> None:
         )
     if options.error is not None and options.error >= 1:
         parser.error("argument --error: a probability is below 1")
-    for cell in grid(options):
-        clients, adversaries = cell["clients"], cell["adversaries"]
-        if adversaries is not None and adversaries > clients:
+    for run in grid(options):
+        if run.adversaries is not None and run.adversaries > run.clients:
             parser.error(
-                f"argument --adversaries: {adversaries} of {clients} clients (-n) cannot attack"
+                f"argument --adversaries: {run.adversaries} of {run.clients} clients (-n) cannot "
+                "attack"
             )
-        if adversaries == 0:
+        if run.adversaries == 0:
             parser.error(
-                f"argument -n/--num-clients: {ADVERSARY_SHARE:.0%} of {clients} clients, rounded, "
-                "are none to attack: take more clients, or give --adversaries"
+                f"argument -n/--num-clients: {ADVERSARY_SHARE:.0%} of {run.clients} clients, "
+                "rounded, are none to attack: take more clients, or give --adversaries"
             )
         try:
-            check_clients(cell["defence"], clients, tolerated(options, clients))
+            check_clients(run.defence, run.clients, tolerated(run))
         except ValueError as error:
             parser.error(f"argument --defence: {error}, see --tolerated")
 
 
-def grid(options: Options) -> Iterator[dict]:
-    """Every run that the options ask for, as the columns `schema.RUN` that identify it.
-
-    Runs that have their rounds before the attack in common follow one another.
-    """
+def grid(options: Options) -> Iterator[Run]:
+    """Every run that the options ask for."""
     combinations = itertools.product(
-        options.dataset,
-        options.model,
-        options.algorithm,
-        options.defence,
-        options.seed,
-        options.attack,
+        *(options.dataset, options.model, options.algorithm, options.defence),
+        *(options.seed, options.attack),
     )
     for dataset, model, algorithm, defence, seed, attack in combinations:
         clients = options.clients or (75 if model == "cnn2" else 100)
-        for eps in options.eps if "pgd" in parts(defence) else [None]:
-            yield {
-                "dataset": dataset,
-                "model": model,
-                "clients": clients,
-                "algorithm": algorithm,
-                "attack": attack,
-                "defence": defence,
-                "eps": eps,
-                "delta": _delta(options, eps) if attack != "none" else None,
-                "adversaries": _adversaries(options, attack, clients),
-                "seed": seed,
-                "rounds": options.rounds,
-                "start_round": options.start_round,
-                "local_steps": options.local_steps,
-                "batch_size": options.batch_size,
-                "alpha": options.alpha,
-                "partition": "lda",
-                "variant": options.variant,
-                "overrides": options.overrides(OVERRIDES),
-            }
+        takes_eps = any(entry.takes_eps for entry in parts(defence))
+        for eps in options.eps if takes_eps else [None]:
+            yield Run(
+                dataset=dataset,
+                model=model,
+                clients=clients,
+                algorithm=algorithm,
+                attack=attack,
+                defence=defence,
+                eps=eps,
+                delta=_delta(options, attack, eps),
+                adversaries=_adversaries(options, attack, clients),
+                seed=seed,
+                rounds=options.rounds,
+                start_round=options.start_round,
+                local_steps=options.local_steps,
+                batch_size=options.batch_size,
+                alpha=options.alpha,
+                partition="lda",
+                variant=options.variant,
+                overrides=Overrides.of(options),
+            )
 
 
-def rates(options: Options, algorithm: str) -> dict[str, float]:
-    """The learning rates of an algorithm in this experiment."""
-    own = {"client_rate": SECADAM_RATE, "server_rate": SECADAM_RATE}
-    return (own if algorithm == "secadam" else {}) | options.rates()
-
-
-def pgd_step(options: Options, algorithm: str) -> float:
-    """PGD's step in pixel intensity."""
-    if options.pgd_step is not None:
-        return options.pgd_step
-    if options.as_published:
-        return PUBLISHED_PGD_STEP
-    own = algorithms.ALGORITHMS[algorithm](**rates(options, algorithm))
-    return PGD_STEP_SHARE * own.client_rate
-
-
-def training(options: Options, cell: dict) -> dict:
-    """What of a cell its rounds depend on, the attacked ones too.
-
-    A box of PGD that is wider than its single step binds nothing, and neither does eps in the
-    published code: runs that differ in such an eps are the same until they are certified.
-    """
-    step = pgd_step(options, cell["algorithm"])
-    binds = cell["eps"] is not None and cell["eps"] < step and not options.as_published
-    return cell | {"eps": cell["eps"] if binds else None, "delta": None}
-
-
-def before_attack(options: Options, cell: dict) -> dict:
-    """What of a cell its rounds before the attack depend on."""
-    afterwards = {"attack": None, "adversaries": None, "rounds": None}
-    return training(options, cell) | afterwards
-
-
-def tolerated(options: Options, clients: int) -> int:
-    """How many adversaries the server expects at most."""
-    return round(ADVERSARY_SHARE * clients) if options.tolerated is None else options.tolerated
-
-
-def _delta(options, eps):
+def _delta(options, attack, eps):
+    if not ATTACKS[attack].certifies:
+        return None
     if options.delta is not None:
         return options.delta
     return EPS if eps is None else eps
 
 
 def _adversaries(options, attack, clients):
-    if attack == "none":
+    default = ATTACKS[attack].adversaries
+    if default is None:
         return None
-    default = round(ADVERSARY_SHARE * clients) if attack == "continuous" else 1
-    return default if options.adversaries is None else options.adversaries
+    return default(clients) if options.adversaries is None else options.adversaries

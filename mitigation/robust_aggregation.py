@@ -50,13 +50,13 @@ def trimmed_mean(trimmed: int) -> Aggregator:
 
     Args:
         trimmed: how many entries to leave out at either end, at least 0. Of n clients, less than
-            half must be: `aggregate` raises ValueError for n <= 2 trimmed.
+            half must be: `aggregate` raises ValueError otherwise.
     """
     _check_count("trimmed", trimmed)
 
     def aggregate(messages):
         clients = _count(messages)
-        check_trimmed_mean(clients, trimmed)
+        _check_clients(clients, trimmed_mean_clients(trimmed))
         kept = slice(trimmed, clients - trimmed)
         inner = partial(reduce_sorted, reduce=lambda rows: rows[kept].mean(0))
         return jax.tree.map(inner, messages)
@@ -77,7 +77,7 @@ def multi_krum(adversaries: int) -> Aggregator:
 
     def aggregate(messages):
         clients = _count(messages)
-        check_multi_krum(clients, adversaries)
+        _check_clients(clients, multi_krum_clients(adversaries))
         distances = _squared_distances(messages)
         # Each message's first distance is that to itself.
         closest = jnp.sort(distances, axis=1)[:, 1 : clients - adversaries - 1]
@@ -89,22 +89,14 @@ def multi_krum(adversaries: int) -> Aggregator:
     return _forgetful(aggregate)
 
 
-def check_trimmed_mean(clients: int, trimmed: int) -> None:
-    """Raise ValueError unless the trimmed mean leaves something of so many clients."""
-    if clients <= 2 * trimmed:
-        raise ValueError(
-            f"a trimmed mean without {trimmed} entries at either end needs at least "
-            f"{2 * trimmed + 1} clients, got {clients}"
-        )
+def trimmed_mean_clients(trimmed: int) -> int:
+    """How many clients leave something to a trimmed mean."""
+    return 2 * trimmed + 1
 
 
-def check_multi_krum(clients: int, adversaries: int) -> None:
-    """Raise ValueError unless there are enough clients for Krum's guarantee, n >= 2 f + 3."""
-    if clients < 2 * adversaries + 3:
-        raise ValueError(
-            f"Multi-Krum against {adversaries} adversaries needs at least {2 * adversaries + 3} "
-            f"clients, got {clients}"
-        )
+def multi_krum_clients(adversaries: int) -> int:
+    """How many clients Krum's guarantee needs."""
+    return 2 * adversaries + 3
 
 
 def norm_bounding(bound: float) -> Aggregator:
@@ -200,6 +192,11 @@ def _forgetful(aggregate):
 def _check_count(name, value):
     if value < 0:
         raise ValueError(f"{name} must be at least 0, got {value}")
+
+
+def _check_clients(clients, least):
+    if clients < least:
+        raise ValueError(f"needs at least {least} clients, got {clients}")
 
 
 def _count(messages):
