@@ -42,7 +42,7 @@ def federation(algorithm, secure=None, local_steps=1):
     work = Work(algorithms.ALGORITHMS[algorithm](), losses, pgd.none(), aggregator=aggregator)
     params = model.init(jax.random.key(0), samples.take(np.arange(1))[0])
     sampler = MinibatchSampler(np.array_split(np.arange(40), CLIENTS), BATCH, range(CLIENTS))
-    return engine.start(work, params, samples, (CLIENTS, BATCH), local_steps), sampler
+    return engine.start(work, params, samples, CLIENTS, local_steps), sampler
 
 
 def train(algorithm, rounds, secure=None, local_steps=1):
