@@ -74,17 +74,6 @@ class CommonOptions:
         """What the column of that name says."""
         return "published" if self.as_published else "corrected"
 
-    def rates(self) -> dict[str, float]:
-        """The learning rates that were given, as an algorithm takes them."""
-        given = {"client_rate": self.client_rate, "server_rate": self.server_rate}
-        return {name: rate for name, rate in given.items() if rate is not None}
-
-    def overrides(self, names: Iterable[str]) -> str | None:
-        """The options of these names that were given, for the column `overrides`."""
-        given = {name: getattr(self, name) for name in names}
-        texts = [f"{name}={value}" for name, value in given.items() if value is not None]
-        return " ".join(texts) or None
-
 
 def run_grid(runs: Iterable[R], run_one: Callable[[R], None], describe: Callable[[R], str]) -> int:
     """Make the runs of a grid, one after the other.
