@@ -298,6 +298,9 @@ def test_all_that_was_found_scores_as_such(truth):
     assert found["ssim"] == pytest.approx(1)
     assert found["labels_recovered"] == 1
     assert found["global_psnr"] == 100
+    found = attacked(truth, ORDER)
+    wrong = found.clients._replace(labels=found.clients.labels + 10)
+    assert scores.score(found._replace(clients=wrong), truth)["labels_recovered"] == 0
 
 
 def test_classifier_distance_compares_each_image_with_its_own(truth):
