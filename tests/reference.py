@@ -1,58 +1,33 @@
-"""The algorithms as pseudocode has them: one client after another, one formula after another.
+"""The plain loops of performance/minimal.py, for any model, any samples and all algorithms.
 
 Plain and slow on purpose, and sharing nothing with `fl`: the compiled engine is held against it.
 Parameters, gradients and moments are vectors. A minibatch is an array of sample indices, without
-any filling; minibatches are nested [round][client][step]. Everything is computed in the float type
-that JAX is in.
+any filling. Everything is computed in the float type that JAX is in.
 """
 
+from typing import NamedTuple
+
+import experiments
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-EPSILON = 1e-8
+(minimal,) = experiments.load("performance", "minimal")
 
 
-def draw_minibatches(parts, batch_size, seeds, rounds, local_steps):
-    """Draw each client's minibatches with the client's own generator, round after round."""
-    generators = [np.random.default_rng(seed) for seed in seeds]
-    return [
-        [
-            [
-                rng.choice(held, size=min(batch_size, len(held)), replace=False)
-                for _ in range(local_steps)
-            ]
-            for held, rng in zip(parts, generators, strict=True)
-        ]
-        for _ in range(rounds)
-    ]
-
-
-class SGD:
-    """Gradient descent."""
+class SGD(minimal.SGD):
+    """Gradient descent at some rate."""
 
     def __init__(self, rate):
         self.rate = rate
 
-    def step(self, w, g):
-        return w - self.rate * g
 
-
-class Adam:
-    """Kingma and Ba 2015, algorithm 1."""
+class Adam(minimal.Adam):
+    """Adam at some rate, with some decays."""
 
     def __init__(self, rate, b1=0.9, b2=0.999):
         self.rate, self.b1, self.b2 = rate, b1, b2
-        self.t, self.m, self.v = 0, 0.0, 0.0
-
-    def step(self, w, g):
-        self.t += 1
-        self.m = self.b1 * self.m + (1 - self.b1) * g
-        self.v = self.b2 * self.v + (1 - self.b2) * g**2
-        self.m_hat = self.m / (1 - self.b1**self.t)
-        self.v_hat = self.v / (1 - self.b2**self.t)
-        return w - self.rate * self.m_hat / (jnp.sqrt(self.v_hat) + EPSILON)
 
 
 class Task:
@@ -75,76 +50,64 @@ class Task:
         self._loss_and_gradient = jax.jit(jax.value_and_grad(loss))
         self._pixel_gradient = jax.jit(jax.grad(loss, argnums=1))
 
-    def train(self, optimizer, w, minibatches):
-        """Take a client's local steps from w, and return where they end."""
-        for minibatch in minibatches:
-            x, y = self.images[minibatch], self.labels[minibatch]
-            x = self.harden(w, x, y)
-            loss, g = self._loss_and_gradient(w, x, y)
-            self.losses.append(float(loss))
-            w = optimizer.step(w, g)
+    def step(self, optimizer, w, minibatch):
+        """Take a local step -> parameters."""
+        x, y = self.images[minibatch], self.labels[minibatch]
+        moved = x + self.eta * jnp.sign(self._pixel_gradient(w, x, y))
+        x = jnp.clip(jnp.clip(moved, x - 0.3, x + 0.3), 0, 1)
+        loss, g = self._loss_and_gradient(w, x, y)
+        self.losses.append(float(loss))
+        return optimizer.step(w, g)
+
+
+class Client:
+    """As `minimal.Client`, of a task."""
+
+    def __init__(self, task, optimizer, held, batch_size, seed):
+        self.task, self.optimizer, self.held = task, optimizer, held
+        self.size, self.rng = min(batch_size, len(held)), np.random.default_rng(seed)
+
+    def draw(self):
+        """The next minibatch."""
+        return self.rng.choice(self.held, size=self.size, replace=False)
+
+    def train(self, w, local_steps):
+        """Take local steps -> w_i."""
+        for _ in range(local_steps):
+            w = self.task.step(self.optimizer, w, self.draw())
         return w
 
-    def harden(self, w, x, y):
-        """One step of PGD, within 0.3 of x and within [0, 1]."""
-        moved = x + self.eta * jnp.sign(self._pixel_gradient(w, x, y))
-        return jnp.clip(jnp.clip(moved, x - 0.3, x + 0.3), 0, 1)
 
+class Algorithm(NamedTuple):
+    """A round of `minimal`, and perhaps another optimizer at the server.
 
-def mean(vectors):
-    return sum(vectors) / len(vectors)
+    Attributes:
+        one_round: (w, clients, local steps) -> w.
+        rate: that the server steps at there.
+        optimizer: () -> a client's.
+        server: local steps -> the optimizer in place of the server's own; None for that.
+    """
 
+    one_round: object
+    rate: float
+    optimizer: object
+    server: object = None
 
-# A round: (task, w, the optimizers of the clients that take part, their minibatches) -> w.
-
-
-def averaged(task, w, clients, this_round, server=None):
-    """Clients send how far they went; the server steps along the mean of it."""
-    server = server or SGD(1)
-    updates = [
-        w - task.train(client, w, batches)
-        for client, batches in zip(clients, this_round, strict=True)
-    ]
-    return server.step(w, mean(updates))
-
-
-def secadam_round(task, w, clients, this_round, server=None):
-    """Clients send their moments; the server learns the ratio of the sums alone."""
-    server, first, second = server or SGD(0.001), [], []
-    for client, batches in zip(clients, this_round, strict=True):
-        task.train(client, w, batches)
-        first.append(client.m_hat)
-        second.append(client.v_hat + EPSILON**2)
-    return server.step(w, mean(first) / jnp.sqrt(mean(second)))
-
-
-ROUNDS = {"adam": averaged, "secadam": secadam_round}
-
-
-def algorithm(client, server, one_round):
-    """Say how all rounds go: (task, minibatches, local steps) -> (w, the clients' optimizers)."""
-
-    def run(task, minibatches, local_steps):
-        w, clients, serving = task.w, [client() for _ in minibatches[0]], server(local_steps)
-        for this_round in minibatches:
-            w = one_round(task, w, clients, this_round, serving)
-        return w, clients
-
-    return run
-
-
-def _sgd():
-    return SGD(0.1)
-
-
-def _adam():
-    return Adam(0.001)
+    def run(self, w, clients, rounds, local_steps):
+        """Run some rounds -> w."""
+        server = self.server and self.server(local_steps)
+        for _ in range(rounds):
+            after = self.one_round(w, clients, local_steps)
+            w = server.step(w, (w - after) / self.rate) if server else after
+        return w
 
 
 ALGORITHMS = {
-    "fedavg": algorithm(_sgd, lambda _: SGD(1), averaged),
-    "adam": algorithm(_adam, lambda _: SGD(1), averaged),
-    "fedadam": algorithm(_sgd, lambda _: Adam(0.01), averaged),
-    "secadam": algorithm(_adam, lambda _: SGD(0.001), secadam_round),
-    "secadam_fedadam": algorithm(_adam, lambda e: Adam(0.001, 0.9**e, 0.999**e), secadam_round),
+    "fedavg": Algorithm(minimal.fedavg, 1, minimal.SGD),
+    "adam": Algorithm(minimal.fedavg, 1, minimal.Adam),
+    "fedadam": Algorithm(minimal.fedavg, 1, minimal.SGD, lambda _: Adam(0.01)),
+    "secadam": Algorithm(minimal.secadam, 0.001, minimal.Adam),
+    "secadam_fedadam": Algorithm(
+        minimal.secadam, 0.001, minimal.Adam, lambda e: Adam(0.001, 0.9**e, 0.999**e)
+    ),
 }

@@ -24,11 +24,13 @@ def test_minibatches_are_drawn_by_each_clients_own_generator(seeds, local_steps)
     schedule = MinibatchSampler(shares(), BATCH, seeds).draw(6, local_steps)
     assert schedule.indices.shape == (6, len(HELD), local_steps, BATCH)
     assert schedule.indices.dtype == np.int32
-    expected = reference.draw_minibatches(shares(), BATCH, seeds, 6, local_steps)
-    for place in np.ndindex(schedule.indices.shape[:3]):
-        number, client, step = place
-        drawn = expected[number][client][step]
-        assert schedule.indices[place][: len(drawn)].tolist() == drawn.tolist()
+    clients = [
+        reference.Client(None, None, held, BATCH, seed)
+        for held, seed in zip(shares(), seeds, strict=True)
+    ]
+    for number, client, step in np.ndindex(schedule.indices.shape[:3]):
+        drawn = clients[client].draw()
+        assert schedule.indices[number, client, step, : len(drawn)].tolist() == drawn.tolist()
 
 
 def test_minibatches_stay_what_they_were_when_the_results_were_made():
@@ -67,7 +69,7 @@ def test_a_clients_minibatches_do_not_depend_on_the_other_clients():
 )
 def test_a_minibatch_is_drawn_without_replacement_from_the_clients_own(held, batch, steps, seed):
     parts = shares(held)
-    indices, weights, _ = MinibatchSampler(parts, batch, [seed] * len(held)).draw(3, steps)
+    _, indices, weights, _ = MinibatchSampler(parts, batch, [seed] * len(held)).draw(3, steps)
     for (_, client, _), minibatch in zip(
         np.ndindex(indices.shape[:3]), indices.reshape(-1, batch), strict=True
     ):
