@@ -248,7 +248,8 @@ def test_defences_stop_an_attack_that_succeeds_without_them(session):
     first = frame(session, "defended").set_index("defence").first_asr
     assert first.index.tolist() == ["none", "noise_clip", *ROBUST.split(), "flip"]
     assert first["none"] > 0.9
-    assert first[["noise_clip", *ROBUST.split()]].max() < 0.3
+    # FoolsGold trusts those who are unlike the others, and so a single adversary.
+    assert first.drop(["none", "flip", "foolsgold"]).max() < 0.3
 
 
 def test_published_command_line_runs_unchanged(session):
