@@ -3,12 +3,36 @@
 # with --full the paper's grids. Further options go to every experiment.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+quick=true
 case ${1:-} in
     --help | -h) echo "usage: bash run.sh [--full] [options of experiment.sh]" && exit ;;
-    --full) shift ;;
+    --full) quick=false && shift ;;
     *) set -- --quick "$@" ;;
 esac
-source environment.sh
-for experiment in */experiment.sh; do
-    bash "$experiment" "$@"
-done
+source fl/environment.sh
+
+# experiment FOLDER TITLE WHAT_IT_SHOWS OPTION...
+experiment() {
+    printf '\n== %s: %s ==\n%s\n\n' "$1" "$2" "$3" | fold --spaces --width 80
+    bash "$1/experiment.sh" "${@:4}"
+}
+
+experiment performance "accuracy of private adaptive training" \
+    "Ten clients learn under six algorithms. SecAdam, whose server sees only a ratio of sums, \
+learns as well as the adaptive algorithms that hide nothing." "$@"
+experiment inversion "what a curious server can reconstruct" \
+    "Attacks on what the server sees. FedAvg's messages give the images away. On SecAdam attacks \
+fail that take its ratio for a gradient; a server that knows Adam does better (README.md)." "$@"
+experiment mitigation "backdoors, defences and certificates" \
+    "Poisoned clients plant a backdoor into a SecAdam federation, and defences try to keep it out. \
+Those that work against lasting attacks need what secure aggregation hides." "$@"
+
+if $quick; then
+    cat <<'END'
+
+Done. The three most telling figures, each also as .pdf:
+  performance/quick/figures/accuracy_digits_lenet_corrected_clear.png
+  inversion/quick/figures/scores_lenet_analytic.png
+  mitigation/quick/figures/backdoor_digits_lenet_continuous.png
+END
+fi
