@@ -26,13 +26,13 @@ install() {
 # uv does in seconds what takes pip minutes. It does not read pip's configuration, so that behind a
 # mirror or a proxy pip may find what uv does not.
 install_all() {
-    local pip=(../.venv/bin/python -m pip install --quiet --disable-pip-version-check)
-    if .venv/bin/python "${pip[@]:1}" "uv==0.13.9" &&
+    export PIP_QUIET=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+    if .venv/bin/python -m pip install "uv==0.13.9" &&
         install ../.venv/bin/uv pip install --quiet --no-cache --python ../.venv/bin/python; then
         return
     fi
-    echo "uv could not do it; with pip it takes some minutes."
-    install "${pip[@]}"
+    echo "uv is not to be had or fails; pip takes some minutes."
+    install ../.venv/bin/python -m pip install
 }
 
 declared=(pyproject.toml */requirements.txt)
