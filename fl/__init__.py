@@ -1,3 +1,3 @@
 """Federated-learning simulation that the three experiments stand on; knows nothing of them."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
