@@ -25,7 +25,7 @@ experiment inversion "what a curious server can reconstruct" \
 fail that take its ratio for a gradient; a server that knows Adam does better (README.md)." "$@"
 experiment mitigation "backdoors, defences and certificates" \
     "Poisoned clients plant a backdoor into a SecAdam federation, and defences try to keep it out. \
-Those that work against lasting attacks need what secure aggregation hides." "$@"
+Of those compared, the ones that stop a lasting attack need what secure aggregation hides." "$@"
 
 if $quick; then
     cat <<'END'
