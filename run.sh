@@ -18,8 +18,8 @@ experiment() {
 }
 
 experiment performance "accuracy of private adaptive training" \
-    "Ten clients learn under six algorithms. SecAdam, whose server sees only a ratio of sums, \
-learns as well as the adaptive algorithms that hide nothing." "$@"
+    "Ten clients learn under six algorithms. SecAdam, under secure aggregation, learns \
+at least as well as FedAvg in the clear." "$@"
 experiment inversion "what a curious server can reconstruct" \
     "Attacks on what the server sees. FedAvg's messages give the images away. On SecAdam attacks \
 fail that take its ratio for a gradient; a server that knows Adam does better (README.md)." "$@"
@@ -31,7 +31,7 @@ if $quick; then
     cat <<'END'
 
 Done. The three most telling figures, each also as .pdf:
-  performance/quick/figures/accuracy_digits_lenet_corrected_clear.png
+  performance/quick/figures/accuracy_digits_lenet_local-steps1_rounds200.png
   inversion/quick/figures/scores_lenet_analytic.png
   mitigation/quick/figures/backdoor_digits_lenet_continuous.png
 END

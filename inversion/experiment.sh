@@ -20,7 +20,6 @@ if $quick; then
     small=(--dataset digits --model lenet --num-clients 10 --rounds 60 --attack-steps 200)
     run "${small[@]}" --algorithm "${algorithms[@]}" --attack representation cosine analytic
     run "${small[@]}" --algorithm fedavg --dp 1 0.01
-    run "${small[@]}" --algorithm secadam --perturb
     run --dataset digits --gen-images --rounds 60 --attack-steps 200
     report
 fi

@@ -21,7 +21,7 @@ aggregators=(median trimmed_mean multi_krum norm_bounding geometric_median fools
 if $quick; then
     run --dataset digits --model lenet --num-clients 10 --rounds 150 --start-round 100 \
         --evaluate-every 10 --smoothed-models 200 --attack "${attacks[@]}" \
-        --defence none noise_clip pgd median multi_krum
+        --defence none noise_clip median multi_krum
     report
 fi
 tasks=(--dataset "${datasets[@]}" --model "${models[@]}" --attack "${attacks[@]}")

@@ -24,7 +24,7 @@ if $quick; then
     run "${grid[@]}" --algorithm "${algorithms[@]}" --rounds 200 --evaluate-every 20
     run "${grid[@]}" --algorithm fedavg secadam --local-steps 4 --step-budget 200
     # A few rounds of the protocol itself.
-    run --dataset digits --model lenet --algorithm secagg secadam --rounds 20 --evaluate-every 20
+    run --dataset digits --model lenet --algorithm secadam --rounds 20 --evaluate-every 20
     report
 fi
 run "${grid[@]}" --dataset "${datasets[@]}" --model "${models[@]}" \
