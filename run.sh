@@ -18,8 +18,8 @@ experiment() {
 }
 
 experiment performance "accuracy of private adaptive training" \
-    "Ten clients learn under six algorithms. SecAdam, under secure aggregation, learns \
-at least as well as FedAvg in the clear." "$@"
+    "Ten clients learn under six algorithms. SecAdam, made for secure aggregation, learns \
+at least as well as FedAvg." "$@"
 experiment inversion "what a curious server can reconstruct" \
     "Attacks on what the server sees. FedAvg's messages give the images away. On SecAdam attacks \
 fail that take its ratio for a gradient; a server that knows Adam does better (README.md)." "$@"
