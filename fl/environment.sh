@@ -26,7 +26,7 @@ install() {
 # uv does in seconds what takes pip minutes. It does not read pip's configuration, so that behind a
 # mirror or a proxy pip may find what uv does not.
 install_all() {
-    export PIP_QUIET=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+    local -x PIP_QUIET=1 PIP_DISABLE_PIP_VERSION_CHECK=1
     if .venv/bin/python -m pip install "uv==0.13.9" &&
         install ../.venv/bin/uv pip install --quiet --no-cache --python ../.venv/bin/python; then
         return
