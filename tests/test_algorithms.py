@@ -114,12 +114,34 @@ class TestFedAvg:
             got, state = step_server(algorithm, w, state, message)
             assert_close(got, jax.tree.map(jnp.subtract, w, message))
 
-    def test_rates_can_be_chosen(self):
+
+class TestRates:
+    """Those of SGD and of Adam alike: twice the rate is twice the step."""
+
+    @pytest.mark.parametrize("name", ALGORITHMS)
+    def test_the_servers_can_be_chosen(self, name):
         rng = np.random.default_rng(0)
-        w, g, algorithm = draw(rng), draw(rng), fedavg(client_rate=0.3, server_rate=0.5)
-        message = send(algorithm, w, [g])
-        got, _ = step_server(algorithm, w, algorithm.init_server(w), message)
-        assert_close(got, jax.tree.map(lambda w, g: w - 0.5 * 0.3 * g, w, g))
+        w, gradients = draw(rng), [draw(rng)]
+        steps = []
+        for rate in (0.3, 0.6):
+            algorithm = ALGORITHMS[name](server_rate=rate)
+            message = send(algorithm, w, gradients)
+            steps.append(algorithm.server_step(w, algorithm.init_server(w), message, 1.0)[0])
+        assert_close(steps[1], jax.tree.map(lambda step: 2 * step, steps[0]))
+
+    @pytest.mark.parametrize("name", ALGORITHMS)
+    def test_the_clients_can_be_chosen_and_is_what_it_is_said_to_be(self, name):
+        rng = np.random.default_rng(0)
+        w, gradient = draw(rng), draw(rng)
+        usual, other = ALGORITHMS[name](), ALGORITHMS[name](client_rate=0.03)
+        steps = []
+        for algorithm in (usual, other):
+            received = algorithm.broadcast(w, algorithm.init_server(w))
+            local, _ = algorithm.local_step(received, w, algorithm.init_client(w), gradient)
+            rate = algorithm.client_rate
+            steps.append(jax.tree.map(lambda w_i, w, rate=rate: (w_i - w) / rate, local, w))
+        assert other.client_rate == 0.03
+        assert_close(*steps, 1e-9)
 
 
 class TestServersAdam:

@@ -1,8 +1,11 @@
 """A run's certificate: what is assumed of its attack, and what is made of a vote."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from experiments import load
+
+from fl.data.datasets import Dataset
 
 certificate, crfl, runs = load("mitigation", "certificate", "crfl", "runs")
 
@@ -43,6 +46,21 @@ def test_the_curve_ends_beyond_the_largest_radius():
     assert accuracy[0] == pytest.approx(2 / 3)
     assert accuracy[-1] == 0
     assert radii[-1] == pytest.approx(1.02 * found.scores["median_radius"])
+
+
+def test_models_are_clipped_to_the_last_rounds_norm_then_perturbed():
+    """Black images show biases alone: the first is rho_T, and there is noise on all ten."""
+    images, labels = np.zeros((3, 16, 16, 1), np.uint8), np.array([7, 3, 0], np.int32)
+    dataset = Dataset("made up", images, labels, images, labels, scale=255.0)
+    bias = jnp.zeros(10).at[0].set(1e6)
+    params = {"params": {"classifier": {"kernel": jnp.zeros((256, 10)), "bias": bias}}}
+    voting = run(overrides=runs.Overrides(sigma=10.0, smoothed_models=500))
+    found = certificate.vote(voting, params, dataset)
+    assert (found.clean, found.labels.tolist()) == (3, [7, 3, 0, 3])
+    biases = np.random.default_rng(0).normal(0, 10, (100_000, 10))
+    biases[:, 0] += 0.25 * 30 * 2 + 4
+    expected = (biases.argmax(1) == 0).mean()
+    assert found.counts[0, 0] / 500 == pytest.approx(expected, abs=4 * np.sqrt(0.25 / 500))
 
 
 def median_radius(given):

@@ -154,6 +154,7 @@ def test_deviating_without_states_of_ones_own_is_refused():
         run(state, sampler.draw(1, 1)._replace(deviates=NOBODY))
 
 
+@cache  # the engine compiles anew for each aggregator that it is given
 def last_of_all():
     """An aggregator that takes the last client's message, and remembers all messages' sums."""
 

@@ -10,7 +10,7 @@ import pytest
 from experiments import load
 from programs import assert_refused, outcomes
 
-from fl.data import augmentation
+from fl.data import augmentation, datasets, partition
 from fl.data.sampling import MinibatchSampler
 from fl.experiment import results
 from fl.simulation import algorithms, clip_and_noise, engine, pgd
@@ -30,7 +30,10 @@ AGAIN = f"-s 0 1 --skip-done {SMALL}"
 DRAWN = f"--gen-images --skip-done {SMALL}"
 HEAT_MAPS = "--gradcams -m cnn1 -o adam -n 2 -b 2 -r 1"
 
-federation, runs, server_view = load("inversion", "federation", "runs", "server_view")
+federation, reconstruction, runs, server_view, threat_model = load(
+    "inversion", "federation", "reconstruction", "runs", "server_view", "threat_model"
+)
+PublicKnowledge = threat_model.PublicKnowledge
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +207,29 @@ def test_a_runs_clients_rotate_clip_and_step_as_it_says():
     np.testing.assert_allclose(clipped, [0.3, 0.4], rtol=1e-5)
 
 
+def test_each_client_draws_with_a_generator_of_its_own(tmp_path):
+    run = replace(a_run("fedavg"), rounds=2, seed=1)
+    trained = federation.train(run, None, tmp_path / "results.csv")
+    labels = datasets.load("digits").train_labels
+    parts = partition.latent_dirichlet(labels, 3, np.random.default_rng(503), 0.5)
+    drawn = MinibatchSampler(parts, 8, [503, 504, 505]).draw(3, 1)
+    # Two rounds are over: the next draws the minibatches that are attacked.
+    _, truth = federation.one_more_step(trained, as_published=False)
+    assert np.array_equal(truth.labels, labels[drawn.indices[2, :, 0]])
+
+
+def test_clients_are_attacked_for_their_minibatch_and_the_aggregate_for_every_class():
+    todo, state, samples, sampler = little_federation(algorithms.fedavg(client_rate=0.5))
+    indices = sampler.draw(1, 1).indices[0, :, 0]
+    seen, _ = server_view.observe(todo, state, samples, indices, sampler.weights)
+    run = replace(a_run("fedavg"), attack="analytic")
+    public = PublicKnowledge(MODELS["softmax"](), (4, 4, 1), 4, todo.algorithm)
+    attacked = reconstruction.attack(run, public, seen)
+    assert attacked.clients.images.shape == (3, 4, 4, 4, 1)
+    assert attacked.aggregate.images.shape == (1, 10, 4, 4, 1)
+    assert attacked.aggregate.labels.tolist() == [list(range(10))]
+
+
 def little_federation(algorithm, clients=3, batch=4, rounds=3, **work):
     """A little federation after some rounds -> (work, state, samples, sampler)."""
     rng = np.random.default_rng(0)
@@ -286,6 +312,19 @@ def test_what_is_seen_under_dp_is_clipped():
     for client in range(3):
         squares = sum(float((leaf[client] ** 2).sum()) for leaf in jax.tree.leaves(seen.clients))
         assert np.sqrt(squares) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_what_is_seen_under_dp_has_noise_of_each_clients_own():
+    def only_noise(message, key):
+        nothing = jax.tree.map(jnp.zeros_like, message)
+        return clip_and_noise.privatiser(clip=1.0, noise=1.0)(nothing, key)
+
+    todo, state, samples, sampler = little_federation(algorithms.fedavg(), privatise=only_noise)
+    indices = sampler.draw(1, 1).indices[0, :, 0]
+    seen, _ = server_view.observe(todo, state, samples, indices, sampler.weights)
+    noise = np.concatenate([leaf.reshape(3, -1) for leaf in jax.tree.leaves(seen.clients)], axis=1)
+    assert noise.std() == pytest.approx(1, rel=0.2)
+    assert len(np.unique(noise)) == noise.size
 
 
 def test_published_stale_update_is_the_new_parameters_minus_the_clients_old_ones():

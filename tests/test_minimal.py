@@ -7,16 +7,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder of scripts
-
-import minimal
+from experiments import load
 
 from fl.data import datasets, partition
 from fl.data.sampling import MinibatchSampler
+from fl.experiment.program import initial_params
 from fl.simulation import algorithms, engine, pgd, training
 from fl.simulation.models import MODELS
 from fl.simulation.rounds import Work
+
+federation, minimal, runs = load("performance", "federation", "minimal", "runs")
 
 FOLDER = Path(minimal.__file__).parent
 CLIENTS, ROUNDS, SEED = 6, 5, 503
@@ -32,13 +32,19 @@ def as_flax(w):
     return {"params": params}
 
 
-def plain(algorithm, local_steps):
-    """Parameters before and after some rounds of the plain loop."""
+def as_vector(params):
+    """What `as_flax` undoes."""
+    layers = [params["params"][name] for name in NAMES]
+    return np.concatenate([np.vstack([each["kernel"], each["bias"]]).ravel() for each in layers])
+
+
+def plain(algorithm, local_steps, alpha=0.5, start=None):
+    """Parameters before and after some rounds of the plain loop, from where it starts or said."""
     images, labels = (array[:1437] for array in minimal.digits())
     one_round, optimizer = minimal.ALGORITHMS[algorithm]
-    parts = minimal.latent_dirichlet(labels, CLIENTS, 0.5, np.random.default_rng(SEED))
+    parts = minimal.latent_dirichlet(labels, CLIENTS, alpha, np.random.default_rng(SEED))
     clients = [minimal.Client(images[part], labels[part], optimizer(), SEED) for part in parts]
-    start = w = minimal.initial_parameters(np.random.default_rng(SEED))
+    start = w = minimal.initial_parameters(np.random.default_rng(SEED)) if start is None else start
     for _ in range(ROUNDS):
         w = one_round(w, clients, local_steps)
     return as_flax(start), as_flax(w)
@@ -69,6 +75,24 @@ def test_the_engine_agrees_with_the_plain_loop(algorithm, local_steps):
     moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), start, want)
     assert min(jax.tree.leaves(moved)) > 1e-4
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), got, want)
+
+
+def test_a_run_of_the_experiment_is_the_plain_loop(tmp_path):
+    """Its data, who holds what, minibatches, and steps."""
+    run = runs.Run(
+        *("digits", "lenet", CLIENTS, "secadam", 0.1, 2, ROUNDS, minimal.BATCH, 1, "lda"),
+        *("clear", None, "corrected", runs.Overrides()),
+    )
+    trained = federation.train_federation(
+        run, federation.plan(run, None), None, tmp_path / "run.npz"
+    )
+    # Seed 1 of a run is SEED.
+    samples = training.training_samples(datasets.load("digits"))
+    start = as_vector(initial_params("lenet", samples, SEED))
+    _, want = plain("secadam", 2, alpha=0.1, start=start)
+    got, want = as_vector(trained.outcome.state.params), as_vector(want)
+    # Where a gradient is nothing but rounding, its sign is anything.
+    assert np.linalg.norm(got - want) < 0.03 * np.linalg.norm(want - start)
 
 
 def test_a_student_runs_it():

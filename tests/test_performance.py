@@ -1,72 +1,86 @@
 """The performance experiment as a user runs it: commands in its folder, files that come out."""
 
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import DIES, RUNS, assert_refused
+from experiments import load
+from programs import DIES, RUNS, assert_refused, outcomes
 
 from fl.experiment import results
+from fl.simulation.models import MODELS
+
+federation, runs = load("performance", "federation", "runs")
 
 FOLDER = Path(__file__).parents[1] / "performance"
-SMALL = ["--model", "softmax", "--rounds", "6", "--evaluate-every", "3"]
+SMALL = "--model softmax --rounds 6 --evaluate-every 3"
+COMMANDS = {
+    "grid": f"-a fedavg ours -s 0 1 --efficient {SMALL}",
+    "short": "-b 16 -d digits -m softmax -n 4 -s 1 -r 3 -e 2 -a oursfedadam -i --efficient",
+    "long": "--num-clients 4 --epochs 1 --aggregation sgd --convergence 0.2 --rounds 50 "
+    "--model softmax",
+    "secure": f"-a secagg fedavg {SMALL} --drop-out 0.1 --neighbours 8",
+    "budget": "--local-steps 2 3 --step-budget 6 --model softmax",
+    "plain": f"-a fedavg {SMALL}",
+    "overridden": f"-a fedavg {SMALL} --hardening none --client-rate 0.01",
+    "published": f"{SMALL} --as-published",
+    "again": f"-a fedavg -s 0 1 --skip-done {SMALL}",
+    "diverged": f"-a fedavg adam --client-rate 1e37 {SMALL}",
+    "absent": f"-d cifar10 digits --data-dir FOLDER {SMALL}",
+    "foreign": SMALL,
+}
+# Where a command finds the results of another one.
+RESULTS = {"overridden": "plain", "again": "plain"}
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A place for compiled code that the commands of these tests share."""
-    return tmp_path_factory.mktemp("jax")
+def session(tmp_path_factory):
+    """What came of every command, by its name. All ran in one process: starting one takes long."""
+    folder = tmp_path_factory.mktemp("performance")
+    (folder / "foreign.csv").write_text("my,own,notes\n1,2,3\n")
+    paths = {name: folder / f"{RESULTS.get(name, name)}.csv" for name in COMMANDS}
+    words = {
+        name: f"--results {paths[name]} {command.replace('FOLDER', str(folder))}"
+        for name, command in COMMANDS.items()
+    }
+    found = outcomes(FOLDER, folder / "none.csv", list(words.values()))
+    return {
+        name: SimpleNamespace(status=found[line][0], said=found[line][1], path=paths[name])
+        for name, line in words.items()
+    }
 
 
-@pytest.fixture
-def main(tmp_path, kept):
-    """Run main.py with a results file of the test's own."""
-
-    def run(*arguments, start=subprocess.run, **settings):
-        command = [sys.executable, "main.py", "--results", tmp_path / "results.csv", *arguments]
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(kept)}
-        return start(
-            [str(word) for word in command],
-            cwd=FOLDER,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            **settings,
-        )
-
-    run.results = tmp_path / "results.csv"
-    return run
+def frame(session, name):
+    done = session[name]
+    assert done.status == 0, done.said
+    return results.read(done.path)
 
 
-def test_every_combination_gets_a_row_and_its_history(main):
-    done = main("-a", "fedavg", "ours", "-s", "0", "1", "--efficient", *SMALL)
-    assert done.returncode == 0, done.stderr
-    frame = results.read(main.results)
-    assert list(zip(frame.algorithm, frame.seed, strict=True)) == [
+def test_every_combination_gets_a_row_and_its_history(session):
+    rows = frame(session, "grid")
+    assert list(zip(rows.algorithm, rows.seed, strict=True)) == [
         ("fedavg", 0),
         ("fedavg", 1),
         ("secadam", 0),
         ("secadam", 1),
     ]
-    assert (frame.status == "ok").all()
-    assert frame.final_accuracy.between(0.05, 1).all()
-    assert frame.final_accuracy.nunique() > 1
-    history = results.read(results.history_path(main.results))
+    assert (rows.status == "ok").all()
+    assert rows.final_accuracy.between(0.05, 1).all()
+    assert rows.final_accuracy.nunique() > 1
+    history = results.read(results.history_path(session["grid"].path))
     assert history["round"].tolist() == [3, 6] * 4
     last = history[history["round"] == 6]
-    assert last.accuracy.tolist() == frame.final_accuracy.tolist()
+    assert last.accuracy.tolist() == rows.final_accuracy.tolist()
 
 
-def test_published_command_line_runs_unchanged(main):
-    words = "-b 16 -d digits -m softmax -n 4 -s 1 -r 3 -e 2 -a oursfedadam -i --efficient"
-    done = main(*words.split())
-    assert done.returncode == 0, done.stderr
-    (row,) = results.read(main.results).to_dict("records")
+def test_published_command_line_runs_unchanged(session):
+    (row,) = frame(session, "short").to_dict("records")
     assert row["batch_size"] == 16
     assert row["clients"] == 4
     assert row["local_steps"] == 2
@@ -74,60 +88,48 @@ def test_published_command_line_runs_unchanged(main):
     assert row["partition"] == "iid"
 
 
-def test_published_long_flags_run_unchanged(main):
-    words = "--num-clients 4 --epochs 1 --aggregation sgd --convergence 0.2 --rounds 50"
-    done = main(*words.split(), "--model", "softmax")
-    assert done.returncode == 0, done.stderr
-    (row,) = results.read(main.results).to_dict("records")
+def test_published_long_flags_run_unchanged(session):
+    (row,) = frame(session, "long").to_dict("records")
     assert row["convergence"] == 0.2
     assert 1 <= row["rounds_to_convergence"] <= 50
     assert row["final_accuracy"] >= 0.2
 
 
-def test_secure_algorithms_run_under_the_protocol(main):
-    done = main("-a", "secagg", "fedavg", *SMALL, "--drop-out", "0.1", "--neighbours", "8")
-    assert done.returncode == 0, done.stderr
-    secure, clear = results.read(main.results).to_dict("records")
+def test_secure_algorithms_run_under_the_protocol(session):
+    secure, clear = frame(session, "secure").to_dict("records")
     assert (secure["aggregation"], clear["aggregation"]) == ("protocol", "clear")
     assert secure["overrides"] == "drop_out=0.1 neighbours=8"
     assert secure["sent_bytes"] > 8 * 2570 / 2, "half of the clients send their vectors"
     assert secure["dropped"] > 0
-    assert f"final accuracy {secure['final_accuracy']:.4f}; {secure['dropped']:.0f} drop-outs" in (
-        done.stdout
-    )
+    said = f"final accuracy {secure['final_accuracy']:.4f}; {secure['dropped']:.0f} drop-outs"
+    assert said in session["secure"].said
     assert np.isnan(clear["sent_bytes"])
     assert np.isnan(clear["overrides"]) or clear["overrides"] is None
 
 
-def test_step_budget_fixes_the_rounds(main):
-    done = main("--local-steps", "2", "3", "--step-budget", "6", "--model", "softmax")
-    assert done.returncode == 0, done.stderr
-    assert results.read(main.results)["rounds"].tolist() == [3, 2]
+def test_step_budget_fixes_the_rounds(session):
+    assert frame(session, "budget")["rounds"].tolist() == [3, 2]
 
 
-def test_overrides_are_recorded_and_change_the_run(main):
-    main(*SMALL)
-    main(*SMALL, "--hardening", "none", "--client-rate", "0.01")
-    frame = results.read(main.results)
-    assert frame.overrides.tolist()[1] == "hardening=none client_rate=0.01"
-    assert frame.overrides.isna().tolist() == [True, False]
-    assert frame.final_accuracy[0] != frame.final_accuracy[1]
+def test_overrides_are_recorded_and_change_the_run(session):
+    rows = frame(session, "overridden")
+    assert rows.overrides.isna().tolist() == [True, False, True]
+    assert rows.overrides[1] == "hardening=none client_rate=0.01"
+    assert rows.final_accuracy[0] != rows.final_accuracy[1]
 
 
-def test_as_published_is_marked_and_leaves_the_last_minibatch_out(main):
+def test_as_published_is_marked_and_leaves_the_last_minibatch_out(session):
     # 360 test samples at batch size 32: the published code evaluates 352 of them.
-    main(*SMALL, "--as-published")
-    (row,) = results.read(main.results).to_dict("records")
+    (row,) = frame(session, "published").to_dict("records")
     assert row["variant"] == "published"
     assert (row["final_accuracy"] * 352) == pytest.approx(round(row["final_accuracy"] * 352))
 
 
-def test_runs_that_are_there_are_skipped_and_counted(main):
-    main("-s", "0", *SMALL)
-    again = main("-s", "0", "1", "--skip-done", *SMALL)
-    assert "1 of 2 runs are already in" in again.stdout
-    assert results.read(main.results)["hardware"][0] in again.stdout
-    assert results.read(main.results)["seed"].tolist() == [0, 1]
+def test_runs_that_are_there_are_skipped_and_counted(session):
+    rows, said = frame(session, "again"), session["again"].said
+    assert "1 of 2 runs are already in" in said
+    assert rows["hardware"][0] in said
+    assert rows["seed"].tolist() == [0, 0, 1]
 
 
 def test_killed_run_started_again_gives_the_same_bits(tmp_path):
@@ -148,13 +150,11 @@ def test_killed_run_started_again_gives_the_same_bits(tmp_path):
     assert not list(tmp_path.glob(".checkpoints/*.npz"))
 
 
-def test_loss_that_is_no_number_is_recorded_and_the_grid_goes_on(main):
-    done = main("-a", "fedavg", "adam", "--client-rate", "1e37", *SMALL)
-    assert done.returncode == 0, done.stderr
-    frame = results.read(main.results)
-    assert frame.algorithm.tolist() == ["fedavg", "adam"]
-    assert frame.status[0] == "diverged"
-    assert frame.final_accuracy.isna()[0]
+def test_loss_that_is_no_number_is_recorded_and_the_grid_goes_on(session):
+    rows = frame(session, "diverged")
+    assert rows.algorithm.tolist() == ["fedavg", "adam"]
+    assert rows.status[0] == "diverged"
+    assert rows.final_accuracy.isna()[0]
 
 
 REFUSED = {
@@ -191,32 +191,65 @@ def test_wrong_options_exit_with_a_sentence_that_names_them(tmp_path):
     assert_refused(FOLDER, tmp_path / "results.csv", REFUSED)
 
 
-def test_absent_data_say_what_to_run_and_the_grid_goes_on(main, tmp_path):
-    done = main("-d", "cifar10", "digits", "--data-dir", tmp_path, *SMALL)
-    assert done.returncode == 1
-    assert "python -m fl.data prepare cifar10" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert results.read(main.results)["dataset"].tolist() == ["digits"]
+def test_absent_data_say_what_to_run_and_the_grid_goes_on(session):
+    done = session["absent"]
+    assert done.status == 1
+    assert "python -m fl.data prepare cifar10" in done.said
+    assert "Traceback" not in done.said
+    assert results.read(done.path)["dataset"].tolist() == ["digits"]
 
 
-def test_results_file_with_other_columns_is_left_as_it_is(main):
-    main.results.write_text("my,own,notes\n1,2,3\n")
-    done = main(*SMALL)
-    assert done.returncode == 2
-    assert "--results" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert main.results.read_text() == "my,own,notes\n1,2,3\n"
+def test_results_file_with_other_columns_is_left_as_it_is(session):
+    done = session["foreign"]
+    assert done.status == 2
+    assert "--results" in done.said
+    assert "Traceback" not in done.said
+    assert done.path.read_text() == "my,own,notes\n1,2,3\n"
 
 
-def test_results_file_that_was_cut_off_keeps_all_it_has(main):
-    main("-s", "0", *SMALL)
-    before = main.results.read_bytes()
-    main.results.write_bytes(before[:-9])
-    done = main("-s", "1", "--skip-done", *SMALL)
-    assert done.returncode == 0, done.stderr
-    assert main.results.read_bytes().startswith(before[:-9] + b"\n")
+def test_results_file_that_was_cut_off_keeps_all_it_has(session, tmp_path):
+    path = tmp_path / "results.csv"
+    whole = session["published"].path.read_bytes()
+    path.write_bytes(whole[:-9])
+    ((status, said),) = outcomes(FOLDER, path, [f"-s 1 --skip-done {SMALL}"]).values()
+    assert status == 0, said
+    assert path.read_bytes().startswith(whole[:-9] + b"\n")
     with pytest.warns(UserWarning, match="cut off"):
-        assert results.read(main.results)["seed"].tolist() == [1]
+        assert results.read(path)["seed"].tolist() == [1]
+
+
+def work(algorithm, variant="corrected", **overrides):
+    return federation.work("softmax", algorithm, 1, variant, runs.Overrides(**overrides))
+
+
+@pytest.mark.parametrize(
+    ("of", "step"),
+    [
+        (work("fedavg"), 0.001),
+        (work("secadam"), 1e-5),
+        (work("adam", client_rate=0.2), 0.002),
+        (work("secadam", pgd_step=0.03), 0.03),
+        (work("fedavg", hardening="none"), 0),
+        (work("adam", "published"), 0.001),
+        (work("secadam_fedadam", "published"), 1e-6),
+        (work("secadam", "published", pgd_step=0.03), 0.03),
+    ],
+)
+def test_minibatches_are_hardened_by_one_percent_of_the_rate_or_as_published(of, step):
+    params = MODELS["softmax"]().init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+    images = jnp.full((2, 4, 4, 1), 1e-3)
+    moved = jnp.abs(of.harden(params, images, jnp.array([1, 2])) - images)
+    np.testing.assert_allclose(moved.max(), step, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("variant", "offset"), [("corrected", 1e-16), ("published", 1e-9)])
+def test_what_is_added_to_second_moments_is_the_variants(variant, offset):
+    algorithm, w = work("secadam", variant).algorithm, jnp.zeros(2)
+    received = algorithm.broadcast(w, algorithm.init_server(w))
+    message, _ = algorithm.message(
+        received, *algorithm.local_step(received, w, algorithm.init_client(w), w)
+    )
+    np.testing.assert_allclose(message.v, offset, rtol=1e-5)
 
 
 def test_experiment_script_explains_itself_and_refuses_what_it_does_not_know():

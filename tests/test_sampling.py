@@ -69,7 +69,8 @@ def test_a_clients_minibatches_do_not_depend_on_the_other_clients():
 )
 def test_a_minibatch_is_drawn_without_replacement_from_the_clients_own(held, batch, steps, seed):
     parts = shares(held)
-    _, indices, weights, _ = MinibatchSampler(parts, batch, [seed] * len(held)).draw(3, steps)
+    schedule = MinibatchSampler(parts, batch, [seed] * len(held)).draw(3, steps)
+    indices, weights = schedule.indices, schedule.weights
     for (_, client, _), minibatch in zip(
         np.ndindex(indices.shape[:3]), indices.reshape(-1, batch), strict=True
     ):

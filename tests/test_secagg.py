@@ -4,7 +4,9 @@ import itertools
 import sys
 from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
 from functools import cache
+from math import comb
 from pathlib import Path
 
 import msgpack
@@ -483,6 +485,15 @@ def test_a_clients_secrets_are_fresh():
     assert len(set(drawn)) == len(drawn) == 8
 
 
+@pytest.mark.parametrize("name", ["_seed", "_common_seed"])
+def test_all_of_a_seed_is_random(name):
+    """Whoever knows how a seed with fewer random bytes is filled up can try them all."""
+    seeds = [getattr(Client(0, signing_keys(5)[0], setup(5)), name) for _ in range(30)]
+    parts = {seed[start : start + 4] for seed in seeds for start in range(0, masks.KEY_BYTES, 4)}
+    # Two of 240 are equal by chance once in 150,000 times, ten of them never.
+    assert len(parts) > 30 * masks.KEY_BYTES / 4 - 10
+
+
 def test_two_survivor_sets_shown_to_different_clients():
     played = Played()
     survivors = played.survivors()
@@ -944,6 +955,32 @@ def test_degrees_keep_their_bounds(monkeypatch):
         bad["leaks"] += two_views or opened or parted
     assert 0 < bad["fails"] <= rounds * 2**-3
     assert 0 < bad["leaks"] <= rounds * 2**-3
+
+
+def at_least(least, drawn, marked, members):
+    """Probability that so many of those drawn from some members are among the marked ones."""
+    ways = sum(
+        comb(marked, found) * comb(members - marked, drawn - found)
+        for found in range(least, drawn + 1)
+    )
+    return Fraction(ways, comb(members, drawn))
+
+
+@pytest.mark.parametrize("degree", [(12, 7), (14, 9), (18, 12)])
+def test_degrees_are_chosen_by_the_sum_of_all_that_may_go_wrong(monkeypatch, degree):
+    """As `choose_degree` lists it: asked for a ten-millionth less, it takes another degree."""
+    monkeypatch.setattr(graph, "CORRECTNESS_BITS", 4)
+    clients, gone, corrupt, (k, t) = 100, 10, 10, degree
+    # One client more in each circle, and t were too many.
+    fails = [(clients + 1) * at_least(k - most + 1, k, gone, clients - 1) for most in (t, t + 1)]
+    assert fails[0] <= 2**-4 < fails[1]
+    two_views = at_least(2 * t - (k + 1), k + 1, corrupt, clients)
+    opened = at_least(t, k, corrupt, clients - 1)
+    parted = at_least(t - k // 2 - 1, k // 2, corrupt, clients - 1)
+    bits = -np.log2(float(two_views + clients * (opened + parted)))
+    for more, chosen in ((-1e-7, True), (1e-7, False)):
+        monkeypatch.setattr(graph, "SECURITY_BITS", bits + more)
+        assert (graph.choose_degree.__wrapped__(clients, gone, corrupt) == degree) == chosen
 
 
 @settings(max_examples=300)

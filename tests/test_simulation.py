@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from fl.data.sampling import MinibatchSampler, Schedule
 from fl.simulation import algorithms, engine, models, pgd, training
 from fl.simulation import mapping as mapping_module
+from fl.simulation.algorithms import Broadcast
 from fl.simulation.mapping import MAPPINGS, UNROLLED, VMAP, default_mapping
 from fl.simulation.rounds import State, Work
 from fl.simulation.training import Samples
@@ -312,12 +313,34 @@ def blur(message, key):
     ids=["one step", "three steps"],
 )
 def test_what_clients_draw_themselves_does_not_depend_on_the_mapping(local_steps, hooks):
-    def run(mapping, seed):
-        case = Case("softmax", held=(9, 2, 4))
-        return simulate(case, "fedavg", local_steps, mapping, calls=(3,), hooks=hooks, seed=seed)
+    def run(mapping, seed=0, keep_clients=True):
+        case, calls = Case("softmax", held=(9, 2, 4)), (3,)
+        settings = {"keep_clients": keep_clients, "hooks": hooks, "seed": seed}
+        return simulate(case, "fedavg", local_steps, mapping, calls=calls, **settings)
 
-    assert_close(run(UNROLLED, 0), run(VMAP, 0))
-    assert np.abs(run(UNROLLED, 0).w - run(UNROLLED, 1).w).max() > 1e-3
+    usual = run(UNROLLED)
+    assert_close(run(VMAP), usual)
+    for mapping in MAPPINGS:
+        assert_close(run(mapping, keep_clients=False), usual)
+    assert np.abs(usual.w - run(UNROLLED, seed=1).w).max() > 1e-3
+
+
+def test_images_are_augmented_then_hardened_then_learned_from():
+    """A loss that is the sum of what it sees."""
+    todo = Work(
+        algorithms.fedavg(client_rate=1.0),
+        losses=lambda params, images, labels: images.sum((1, 2, 3)) * params,
+        harden=lambda params, images, labels: images + 1,
+        augment=lambda images, key: 2 * images,
+    )
+    images, weights = jnp.array([3.0, 5.0]).reshape(2, 1, 1, 1), jnp.array([0.25, 0.5])
+    w = jnp.asarray(1.0)
+    local, _, loss = todo.local_step(
+        *(Broadcast(w), w, todo.algorithm.init_client(w)),
+        *(images, jnp.zeros(2, int), weights, jax.random.key(0)),
+    )
+    assert float(loss) == 7 / 4 + 11 / 2
+    assert float(local) == 1 - (7 / 4 + 11 / 2)
 
 
 @pytest.mark.usefixtures("small_groups")
