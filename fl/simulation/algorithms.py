@@ -20,6 +20,7 @@ scaffold           corrected SGD w - w_i, c_i' - c_i  mean of both           SGD
 import inspect
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -171,8 +172,8 @@ def fedprox(
 def scaffold(client_rate: float = 0.1, server_rate: float = 1.0, local_steps: int = 1) -> Algorithm:
     """SCAFFOLD (Karimireddy et al. 2020, arXiv:1910.06378, algorithm 1, option II).
 
-    Client i keeps a control variate c_i, the server their mean c, which it broadcasts. Local steps
-    follow g - c_i + c; afterwards c_i becomes c_i - c + (w - w_i) / (local_steps * client_rate).
+    Client i keeps a control variate c_i, and the server their mean c, which it broadcasts. Local
+    steps follow g - c_i + c; after them c_i becomes c_i - c + (w - w_i) / (K client_rate).
 
     Args:
         client_rate: learning rate of the clients' SGD, above 0.
@@ -181,26 +182,21 @@ def scaffold(client_rate: float = 0.1, server_rate: float = 1.0, local_steps: in
     """
 
     def local_step(received, local, own, gradient):
-        return jax.tree.map(
-            lambda w_i, c_i, c, g: w_i - client_rate * (g - c_i + c),
-            *(local, own, received.extra, gradient),
-        ), own
+        corrected = jax.tree.map(lambda g, c_i, c: g - c_i + c, gradient, own, received.extra)
+        return optax.tree.add_scale(local, -client_rate, corrected), own
 
     def message(received, local, own):
         update = optax.tree.sub(received.params, local)
-        change = jax.tree.map(
-            lambda c, moved: moved / (local_steps * client_rate) - c, received.extra, update
-        )
+        change = optax.tree.scale(1 / (local_steps * client_rate), update)
+        change = optax.tree.sub(change, received.extra)
         return Controlled(update, change), optax.tree.add(own, change)
 
     def server_step(params, control, mean, share):
         step = optax.tree.scale(-server_rate, mean.update)
         return step, optax.tree.add_scale(control, share, mean.control)
 
-    zeros = optax.tree.zeros_like
-    reveal = lambda mean: mean.update  # noqa: E731
-    said = (reveal, server_step, CONTROLLED, False, client_rate)
-    return Algorithm(zeros, local_step, message, zeros, Broadcast, *said)
+    zeros, said = optax.tree.zeros_like, (server_step, CONTROLLED, False, client_rate)
+    return Algorithm(zeros, local_step, message, zeros, Broadcast, attrgetter("update"), *said)
 
 
 def _secadam(client_rate, server_optimizer, offset, bias_correction=True):
