@@ -268,6 +268,20 @@ def test_cosine_distance_of_nothing_is_one_and_has_a_derivative():
     assert float(distance(1e-12)) == pytest.approx(0, abs=1e-6)
 
 
+def test_cosine_steps_by_signs_alone_and_shrinks_along_a_cosine():
+    optimizer = ATTACKS["cosine"].problem(noise("softmax").public).optimizer
+    weak, strong = jnp.array([1e-3, -2.0]), jnp.array([5.0, -1e-4])
+
+    def step(state, number):
+        update, state = optimizer.update(jnp.where(number % 2, weak, strong), state)
+        return state, update
+
+    _, updates = jax.lax.scan(step, optimizer.init(weak), jnp.arange(attacks.COSINE_STEPS))
+    signs = np.tile([-1, 1], (3, 1))
+    expected = 0.1 * signs * [[1], [0.5], [0]]
+    np.testing.assert_allclose(updates[jnp.array([0, 750, 1499])], expected, atol=1e-4)
+
+
 def test_cpl_starts_from_a_repeated_patch():
     public = noise("lenet", shape=(7, 6, 1)).public
     images = attacks.cpl(public).init(KEY)
@@ -298,7 +312,13 @@ def test_a_client_is_attacked_alike_whoever_else_there_is():
     found = [attack("idlg", view, steps=5).images[0] for view in (seen, alone)]
     np.testing.assert_allclose(*found, atol=1e-4)
     other = attack("idlg", seen, steps=5).images[1]
-    assert float(jnp.abs(found[0] - other).max()) > 0.1, "each starts from noise of its own"
+    assert float(jnp.abs(found[0] - other).max()) > 0.1
+    # Each starts from noise of its own: twins with the same observation are not twins to an attack.
+    twins = seen._replace(
+        observations=jax.tree.map(lambda leaf: leaf[jnp.array([0, 0])], alone.observations)
+    )
+    one, twin = attack("idlg", twins, steps=5).images
+    assert float(jnp.abs(one - twin).max()) > 0.1
 
 
 # What an attack may know.

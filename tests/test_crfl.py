@@ -96,6 +96,7 @@ def test_certified_are_right_votes_of_large_enough_radius():
     radii = np.array([2.0, 2.0, 0.0, 0.5])
     labels = np.array([0, 0, 0, 0])
     assert crfl.certified(found, labels, radii, 1.0).tolist() == [True, False, False, False]
+    assert crfl.certified(found, labels, radii, 0.5).tolist() == [True, False, False, True]
     # A delta of 0 does not bring back those who abstained.
     assert crfl.certified(found, labels, radii, 0.0).tolist() == [True, False, False, True]
 

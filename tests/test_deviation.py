@@ -148,6 +148,40 @@ def test_a_client_that_deviates_may_go_on_from_before_the_round(local_steps, map
     assert steps == [3 * local_steps, 2 * local_steps]
 
 
+@each_mapping
+def test_a_client_that_deviates_may_keep_what_it_learned(mapping):
+    def silent(message, state, before):
+        return optax.tree.zeros_like(message), state
+
+    options = {"algorithm": "secadam", "hooks": {"deviate": silent}}
+    (silenced,), (usual,) = (
+        rounds(mapping, deviates, **options) for deviates in (DEVIATES, NOBODY)
+    )
+    # What its state holds differs by the hardening that it left out, and not by the round.
+    assert silenced.clients[0].count.tolist() == usual.clients[0].count.tolist()
+    others = [
+        jax.tree.map(lambda leaf: leaf[~DEVIATES], each.clients) for each in (silenced, usual)
+    ]
+    assert_same_bits(*others)
+
+
+@each_mapping
+def test_who_deviates_is_told_by_their_number_in_a_cohort_too(mapping):
+    def silent(message, state, before):
+        return optax.tree.zeros_like(message), state
+
+    state, run, sampler = start(
+        CASE, "fedavg", 1, mapping, keep_clients=True, hooks={"deviate": silent}
+    )
+    drawn, cohort = sampler.draw(1, 1), np.array([[ADVERSARY, 4]], np.int32)
+    state, _ = run(
+        state,
+        drawn._replace(clients=cohort, indices=drawn.indices[:, cohort[0]], deviates=DEVIATES),
+    )
+    expected = vector(CASE.params()) - updates()[4] / 2
+    np.testing.assert_allclose(vector(state.params), expected, rtol=1e-6)
+
+
 def test_deviating_without_states_of_ones_own_is_refused():
     state, run, sampler = start(CASE, "secadam", 1)
     with pytest.raises(ValueError, match="keep_clients"):

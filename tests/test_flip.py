@@ -8,7 +8,7 @@ from experiments import load
 
 (flip,) = load("mitigation", "flip")
 
-SHAPE = (4, 5, 1)
+SHAPE = (2, 5, 2)
 PIXELS = 20
 
 
@@ -58,13 +58,21 @@ def test_inverted_triggers_turn_classes_into_their_targets():
     labels = jnp.argmax(logits(w, x), axis=1)  # a model that is right
     targets = (jnp.arange(10) + 1) % 10
     masks, patterns = flip.invert(logits, w, x, labels, targets, steps=60)
-    assert masks.shape == (10, 4, 5, 1)
+    assert masks.shape == (10, 2, 5, 1)
     assert patterns.shape == (10, *SHAPE)
     stamped = flip.stamp(x, masks[labels], patterns[labels])
     turned = (jnp.argmax(logits(w, stamped), axis=1) == targets[labels]).mean()
     assert turned > 0.9
     before, _ = flip.invert(logits, w, x, labels, targets, steps=0)
     assert float(before.max()) == pytest.approx(flip.MASK_START)
+
+
+def test_a_mask_says_how_much_of_the_pattern_shows():
+    x, pattern, mask = images(3), images(3, seed=2), jnp.array([0.0, 0.25, 1.0])
+    stamped = flip.stamp(x, mask.reshape(3, 1, 1, 1), pattern)
+    assert np.array_equal(stamped[0], x[0])
+    np.testing.assert_allclose(stamped[1], 0.75 * x[1] + 0.25 * pattern[1], rtol=1e-6)
+    assert np.array_equal(stamped[2], pattern[2])
 
 
 def test_triggers_of_one_class_do_not_depend_on_the_images_of_others():

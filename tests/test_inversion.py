@@ -1,5 +1,6 @@
 """The inversion experiment as a user runs it, and the observations that it attacks."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,7 +208,8 @@ def test_a_runs_clients_rotate_clip_and_step_as_it_says():
     np.testing.assert_allclose(clipped, [0.3, 0.4], rtol=1e-5)
 
 
-def test_each_client_draws_with_a_generator_of_its_own(tmp_path):
+def test_each_client_draws_with_a_generator_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "runs", runs)  # where its code is looked for
     run = replace(a_run("fedavg"), rounds=2, seed=1)
     trained = federation.train(run, None, tmp_path / "results.csv")
     labels = datasets.load("digits").train_labels

@@ -12,9 +12,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder o
 
 import protocol
 from protocol import Protocol, Settings
-from secagg import masks
-from secagg.graph import ALL
+from secagg import graph, masks
+from secagg.graph import ALL, AUTO
+from secagg.messages import TooFewError
 from secagg.quantise import Quantiser
+from secagg.runner import Result
 
 from fl.data.sampling import MinibatchSampler
 from fl.simulation import algorithms, engine, pgd
@@ -201,6 +203,44 @@ def test_means_are_over_survivors():
             np.testing.assert_allclose(got["w"][there], expected, rtol=1e-6)
             seen.add(int(there.sum()))
     assert len(seen) > 1
+
+
+def test_every_round_has_a_graph_of_its_own_for_as_many_as_drop_out(monkeypatch):
+    seen = []
+
+    def look(parameters, *_):
+        seen.append(parameters.graph)
+        raise TooFewError
+
+    monkeypatch.setattr(protocol.runner, "play", look)
+    secure = Protocol(settings(clients=100, neighbours=AUTO, drop_out=0.01))
+    aggregator, memory = secure.aggregator(), secure.aggregator().init(None, 100)
+    for _ in range(2):
+        _, memory = aggregator.aggregate({"w": np.zeros((100, 1), np.float32)}, memory)
+    assert seen[0] != seen[1]
+    degree = graph.choose_degree(100, graph.most_gone(100, 0.01), 10)
+    assert degree != graph.choose_degree(100, 10, 10)
+    for each in seen:
+        assert {len(others) for others in each.neighbours.values()} == {degree.neighbours}
+        assert each.threshold == degree.threshold
+
+
+def test_stages_take_what_clients_and_server_spent_on_them(monkeypatch):
+    def made_up(parameters, *_):
+        nobody = dict.fromkeys(range(CLIENTS), 10)
+        client_s = dict.fromkeys(protocol.STAGES, 1.0)
+        server_s = dict.fromkeys(protocol.STAGES, 2.0) | {"sum": 4.0}
+        survivors = tuple(range(CLIENTS))
+        return Result(np.zeros(1, np.uint64), survivors, nobody, nobody, client_s, server_s)
+
+    monkeypatch.setattr(protocol.runner, "play", made_up)
+    secure = Protocol(settings())
+    aggregator = secure.aggregator()
+    aggregator.aggregate({"w": np.zeros((CLIENTS, 1), np.float32)}, aggregator.init(None, CLIENTS))
+    spent = secure.summary(1)
+    assert spent["sent_bytes"] == spent["received_bytes"] == 10
+    seconds = {stage: spent[f"{stage}_s"] for stage in protocol.STAGES}
+    assert seconds == dict.fromkeys(protocol.STAGES, 3.0) | {"unmask": 7.0}
 
 
 def test_neighbours_give_the_same_sum():

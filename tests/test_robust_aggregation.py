@@ -125,6 +125,11 @@ def test_is_what_numpy_makes_of_it(rule, seed):
     np.testing.assert_allclose(apply(rule, matrix), PLAIN[rule](matrix), 1e-9, 1e-12)
 
 
+def test_the_median_of_an_even_number_is_the_mean_of_the_middle_two():
+    matrix = draw(0, 10)
+    np.testing.assert_allclose(apply("median", matrix), np.median(matrix, axis=0), 1e-12)
+
+
 @each_rule
 @given(seed=seeds)
 def test_the_order_of_clients_does_not_matter(rule, seed):

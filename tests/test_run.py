@@ -7,7 +7,7 @@ import pytest
 
 from fl.data.sampling import MinibatchSampler
 from fl.simulation import algorithms, checkpoint, engine, pgd, run
-from fl.simulation.mapping import MAPPINGS
+from fl.simulation.mapping import MAPPINGS, UNROLLED
 from fl.simulation.models import MODELS
 from fl.simulation.rounds import Work
 from fl.simulation.training import Samples, sample_losses
@@ -70,6 +70,44 @@ def test_loss_in_the_history_is_that_of_its_round(mapping):
 
 def at_least_70(evaluation):
     return evaluation.scores["accuracy"] >= 0.7
+
+
+@pytest.mark.parametrize(
+    ("target", "accuracy", "stops"),
+    [(0.7, 0.7, True), (0.7, 0.69, False), (None, 1.0, False)],
+)
+def test_an_accuracy_is_reached_when_it_is_there(target, accuracy, stops):
+    evaluation = run.Evaluation(1, 0.0, {"accuracy": accuracy})
+    assert run.until_accuracy(target)(evaluation) == stops
+
+
+def test_speed_is_of_the_rounds_after_the_first_and_without_evaluations(monkeypatch):
+    """By a clock that says a second for a round, ten more for the first, 100 for an evaluation."""
+    federation, sampler = make(mapping=UNROLLED)
+    now = 0
+
+    def run_rounds(state, schedule):
+        nonlocal now
+        now += len(schedule.clients) + (0 if now else 10)
+        return federation.run(state, schedule)
+
+    def score(params):
+        nonlocal now
+        now += 100
+        return 0.5
+
+    monkeypatch.setattr(run.time, "perf_counter", lambda: now)
+    outcome = run.train(federation._replace(run=run_rounds), sampler, {"sum": score}, PLAN)
+    assert (outcome.start_s, outcome.wall_s, outcome.rounds_per_s) == (11, 9 + 10 + 300, 1)
+
+
+def test_time_that_an_interrupted_process_spent_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
+    saved = tmp_path / "run.npz"
+    first = run.train(*make(), SCORES, PLAN, saved=saved)
+    _, notes = checkpoint.load(saved, like=first.state)
+    checkpoint.save(saved, first.state, notes | {"wall_s": 1000.0})
+    assert 1000 <= run.train(*make(), SCORES, PLAN, saved=saved).wall_s < 1100
 
 
 def test_stops_where_an_evaluation_says_so():

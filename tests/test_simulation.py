@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import reference
 from jax.flatten_util import ravel_pytree
@@ -19,7 +20,7 @@ from fl.simulation import algorithms, engine, models, pgd, training
 from fl.simulation import mapping as mapping_module
 from fl.simulation.algorithms import Broadcast
 from fl.simulation.mapping import MAPPINGS, UNROLLED, VMAP, default_mapping
-from fl.simulation.rounds import State, Work
+from fl.simulation.rounds import State, Work, next_key, step_key
 from fl.simulation.training import Samples
 
 ROUNDS = 20
@@ -309,7 +310,7 @@ def blur(message, key):
 @pytest.mark.usefixtures("double_precision", "small_groups")
 @pytest.mark.parametrize(
     ("local_steps", "hooks"),
-    [(1, {"augment": brighten}), (3, {"augment": brighten, "privatise": blur})],
+    [(1, {"augment": brighten, "guard": blur}), (3, {"augment": brighten, "privatise": blur})],
     ids=["one step", "three steps"],
 )
 def test_what_clients_draw_themselves_does_not_depend_on_the_mapping(local_steps, hooks):
@@ -323,6 +324,42 @@ def test_what_clients_draw_themselves_does_not_depend_on_the_mapping(local_steps
     for mapping in MAPPINGS:
         assert_close(run(mapping, keep_clients=False), usual)
     assert np.abs(usual.w - run(UNROLLED, seed=1).w).max() > 1e-3
+
+
+def test_every_step_message_client_and_round_draws_with_a_key_of_its_own():
+    key, keys = jax.random.PRNGKey(0), []
+    for _ in range(3):
+        keys += [step_key(key, client, step) for client in range(4) for step in range(3)]
+        key = next_key(key)
+    assert len(np.unique(keys, axis=0)) == len(keys)
+
+
+@pytest.mark.usefixtures("small_groups")
+@each_mapping
+def test_a_message_draws_with_the_key_after_the_last_steps(mapping):
+    """Images are replaced by one number each step, which moves a bias; messages add another."""
+
+    def losses(params, images, labels):
+        return images.mean((1, 2, 3)) * params["params"]["classifier"]["bias"][0]
+
+    hooks = {
+        "losses": losses,
+        "harden": pgd.none(),
+        "augment": lambda images, key: jnp.full_like(images, jax.random.uniform(key)),
+        "privatise": lambda message, key: optax.tree.add_scale(
+            message, jax.random.uniform(key), optax.tree.ones_like(message)
+        ),
+    }
+    state, run, sampler = start(Case("softmax", held=(9, 2)), "fedavg", 2, mapping, hooks=hooks)
+    key, before = np.array(state.key), np.array(state.params["params"]["classifier"]["bias"])
+    state, _ = run(state, sampler.draw(1, 2))
+    draws = [
+        [float(jax.random.uniform(step_key(key, client, step))) for step in range(3)]
+        for client in range(2)
+    ]
+    expected = before[0] - np.mean([0.1 * (one + two) + last for one, two, last in draws])
+    got = state.params["params"]["classifier"]["bias"][0]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_images_are_augmented_then_hardened_then_learned_from():
