@@ -213,6 +213,18 @@ def test_what_is_known_about_data_sets_fits_together():
         assert all(0 < accuracy < 1 for accuracy in (entry.converged, *entry.trained.values()))
 
 
+def test_accuracies_that_end_training_are_the_papers():
+    known = {
+        "fashion_mnist": (0.85, {"cnn1": 0.85, "cnn2": 0.85, "lenet": 0.8}),
+        "cifar10": (0.6, {"cnn1": 0.5, "cnn2": 0.5, "lenet": 0.35}),
+        "svhn_cropped": (0.7, {"cnn1": 0.8, "cnn2": 0.8, "lenet": 0.35}),
+    }
+    for name, (converged, trained) in known.items():
+        entry = DATASETS[name]
+        assert entry.converged == converged
+        assert {model: entry.trained[model] for model in trained} == trained
+
+
 def test_digits_are_scikit_learns_with_doubled_pixels():
     from sklearn.datasets import load_digits
 
