@@ -2,8 +2,9 @@
 
 First a table for each attack: accuracy of the trained model, and how close the reconstructions
 come, from each client's update and from the aggregate. Then, where there are several attacks, their
-PSNR and SSIM side by side. With --dp the grid of clipping bounds and noise, with --idlg the iDLG
-attack. Runs that differ in more than their seed are never averaged.
+PSNR and SSIM side by side. With --dp the grid of clipping bounds and noise instead. Options named
+after attacks, such as --idlg, narrow the tables down to these. Runs that differ in more than their
+seed are never averaged.
 """
 
 from collections.abc import Iterator
@@ -53,24 +54,20 @@ NEEDS = ["status", *(metric.column for metric in METRICS)]
 def main() -> None:
     """Print the tables that the command line asks for."""
     parser = reports.command_line(__doc__, Path(__file__).parent, "rounds=750 attack=cosine")
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--dp", action="store_true", help="differential privacy instead")
-    kind.add_argument("--idlg", action="store_true", help="the iDLG attack instead")
+    parser.add_argument("--dp", action="store_true", help="differential privacy instead")
+    titles = {name: f"the {entry.title} attack" for name, entry in ATTACKS.items()}
+    reports.add_choices(parser, "attack", titles)
     reports.add_table_options(parser)
     options, frame = reports.load(parser, RUN, NEEDS)
     paper = reports.read_paper(options.paper, PAPER)
     frame = frame.assign(attack=summary.ordered(frame["attack"], ATTACKS))
-
-    plain = frame[~is_private(frame)]
-    is_idlg = plain["attack"] == "idlg"
+    wanted = frame[frame["attack"].isin(options.attack or list(ATTACKS))]
     if options.dp:
-        found = list(dp_tables(frame, paper))
-    elif options.idlg:
-        found = list(main_tables(plain[is_idlg], paper))
+        found = list(dp_tables(wanted, paper))
     else:
-        found = [*main_tables(plain[~is_idlg], paper), *attack_tables(plain, paper)]
-    given = options.dp or options.idlg
-    hint = "try without --dp and --idlg" if given else "try --dp or --idlg"
+        plain = wanted[~is_private(wanted)]
+        found = [*main_tables(plain, paper), *attack_tables(plain, paper)]
+    hint = "try without --dp" if options.dp else "try --dp, or without a choice of attacks"
     reports.show(found, frame, "inversion", options, hint)
 
 

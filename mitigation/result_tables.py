@@ -43,32 +43,27 @@ NEEDS = ["status", *(metric.column for metric in METRICS)]
 def main() -> None:
     """Print the tables that the command line asks for."""
     parser = reports.command_line(__doc__, Path(__file__).parent, "rounds=3000 seed=0")
-    attacks = parser.add_mutually_exclusive_group()
-    attacks.add_argument("--one-shot", action="store_true", help="the one-shot attack alone")
-    attacks.add_argument("--continuous", action="store_true", help="the continuous attack alone")
-    parser.add_argument("--pgd", action="store_true", help="only without defence, and with PGD")
+    attacks = {name: entry.title for name, entry in ATTACKS.items() if entry.adversaries}
+    reports.add_choices(parser, "attack", attacks)
+    defences = {name: f"no defence, and {entry.title}" for name, entry in DEFENCES.items()}
+    reports.add_choices(parser, "defence", defences)
     parser.add_argument(
-        "--noise-clip", action="store_true", help="only without defence, and with clip and noise"
-    )
-    parser.add_argument(
-        "--aggregators", action="store_true", help="only without defence, and robust aggregators"
+        "--aggregators", action="store_true", help="only no defence, and robust aggregators"
     )
     reports.add_table_options(parser)
     options, frame = reports.load(parser, RUN, NEEDS)
     paper = reports.read_paper(options.paper, PAPER)
     found = list(attack_tables(frame[_wanted(frame, options)], paper))
-    hint = "try without --one-shot, --continuous, --pgd, ..."
+    hint = "try without a choice of attacks and defences"
     reports.show(found, frame, "mitigation", options, hint)
 
 
 def _wanted(frame, options):
     """Mask of the runs that the options ask for."""
     mask = pd.Series(True, index=frame.index)
-    for name in ("one_shot", "continuous"):
-        if getattr(options, name):
-            mask &= frame["attack"] == name
-    defences = [name for name in ("pgd", "noise_clip") if getattr(options, name)]
-    defences += of_kind(AGGREGATOR) if options.aggregators else []
+    if options.attack:
+        mask &= frame["attack"].isin(options.attack)
+    defences = [*options.defence, *(of_kind(AGGREGATOR) if options.aggregators else [])]
     if defences:
         mask &= frame["defence"].isin(["none", *defences])
     return mask

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +51,25 @@ def command_line(description: str, folder: Path, example: str) -> argparse.Argum
         help=f"only runs with these values, such as {example}",
     )
     return parser
+
+
+def add_choices(parser: argparse.ArgumentParser, name: str, titles: Mapping[str, str]) -> None:
+    """Add an option for each of some keys, which all fill one list.
+
+    Args:
+        parser: from `command_line`.
+        name: of the list among the options; empty where none is given.
+        titles: key, as in the results, to what `--key` shows.
+    """
+    for key, title in titles.items():
+        parser.add_argument(
+            f"--{key.replace('_', '-')}",
+            action="append_const",
+            dest=name,
+            const=key,
+            default=[],
+            help=f"only {title}",
+        )
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:
