@@ -23,8 +23,8 @@ from fl.simulation import algorithms, engine, models, rounds, training
 from fl.simulation.run import Outcome, Plan
 from fl.simulation.run import train as run_rounds
 
-# Learning rates that differ from an algorithm's own.
-RATES = {"secadam": {"client_rate": 0.01, "server_rate": 0.01}}
+# Learning rates that differ from an algorithm's own, by what its clients send.
+RATES = {algorithms.MOMENTS: {"client_rate": 0.01, "server_rate": 0.01}}
 # Of PGD in the published code, in pixel intensity.
 PUBLISHED_PGD_STEP = 1e-3
 # L2 norm to which norm_bounding scales messages down.
@@ -124,8 +124,9 @@ def before_attack(run: Run) -> Run:
 
 def algorithm(name: str, overrides: Overrides) -> algorithms.Algorithm:
     """An algorithm with its learning rates in this experiment."""
-    rates = RATES.get(name, {}) | overrides.given("client_rate", "server_rate")
-    return algorithms.ALGORITHMS[name](**rates)
+    build = algorithms.ALGORITHMS[name]
+    rates = RATES.get(build().sends, {}) | overrides.given("client_rate", "server_rate")
+    return build(**rates)
 
 
 def pgd_step(run: Run) -> float:

@@ -54,8 +54,9 @@ class Options(CommonOptions):
         ("none",),
         "defences: "
         + ", ".join(("none", *DEFENCES))
-        + "; several at once are joined by +, such as "
-        "median+pgd (default: none)",
+        + "; several at once are joined by +, such as median+pgd (default: none). These look at "
+        "single messages, which secure aggregation hides: "
+        + ", ".join(name for name, entry in DEFENCES.items() if entry.needs_messages),
         nargs="+",
         type=defence_name,
     )

@@ -6,7 +6,6 @@ federation that uses one of them gives up the privacy that SecAdam promises. Nor
 exception that clients could apply themselves, if they were trusted to.
 
 =================  ===============================================================================
-mean               the plain mean
 median             coordinate-wise median (Yin et al. 2018, arXiv:1803.01498)
 trimmed_mean       coordinate-wise trimmed mean (ibid.)
 multi_krum         mean of the messages closest to others (Blanchard et al. 2017, arXiv:1703.02757)
@@ -29,11 +28,6 @@ RFA_SMOOTHING = 1e-6
 RFA_STEPS = 3
 # FoolsGold's confidence, by which weights are spread towards 0 and 1.
 FOOLSGOLD_CONFIDENCE = 1.0
-
-
-def mean() -> Aggregator:
-    """The plain mean."""
-    return _forgetful(_mean)
 
 
 def median() -> Aggregator:

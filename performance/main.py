@@ -1,4 +1,4 @@
-"""Federated training under six algorithms (the paper's section 6.2).
+"""Federated training under one algorithm or several (the paper's section 6.2).
 
 Runs every combination of the data sets, models, algorithms, alphas, local steps and seeds given,
 and appends a row for each to results.csv and its evaluations to results.history.csv. A run that

@@ -124,11 +124,12 @@ def check(options: Options, parser: ArgumentParser) -> None:
         SystemExit: with status 2 and a sentence that names the option.
     """
     secure = [name for name in options.algorithm if is_secure(options, name)]
+    promising = [name for name, build in algorithms.ALGORITHMS.items() if build().secure]
     for name in ("drop_out", "neighbours"):
         if getattr(options, name) is not None and not secure:
             parser.error(
                 f"argument --{name.replace('_', '-')}: no run is under secure aggregation: choose "
-                "secagg, secadam or secadam_fedadam, without --efficient"
+                f"one of {', '.join(promising)}, without --efficient"
             )
     if options.drop_out is not None and options.drop_out >= 1:
         parser.error("argument --drop-out: a probability is below 1, or nobody would be left")

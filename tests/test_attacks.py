@@ -344,4 +344,6 @@ def test_attacks_have_no_way_to_the_data_or_the_truth():
             if (FOLDER / f"{other}.py").exists():
                 left |= {other} - reached
     assert "threat_model" in reached
-    assert not reached & {"federation", "scores", "server_view"}
+    holders = {"federation", "scores", "server_view"}
+    assert holders <= {path.stem for path in FOLDER.glob("*.py")}, "renamed"
+    assert not reached & holders

@@ -60,6 +60,12 @@ def test_equal_votes_abstain(bound):
     assert crfl.radius(found, 0.01, ATTACK)[[0, 2]].tolist() == [0, 0]
 
 
+def test_bounds_that_meet_abstain():
+    found = votes([2, 0], error=math.exp(-1))  # a margin of 1/2
+    assert found.lower.tolist() == found.upper.tolist() == [0.5]
+    assert found.abstains.tolist() == [True]
+
+
 def test_radius_is_the_formulas():
     found = votes([950, 50, 0])
     a, b = found.lower[0], found.upper[0]

@@ -82,6 +82,12 @@ def test_cosine_of_dim_images():
     assert metrics.cosine(image, np.zeros_like(image)) == 0
 
 
+def test_cosine_is_at_most_one():
+    """Rounding alone would carry a fifth of these beyond."""
+    images = np.random.default_rng(0).random((100, *SMALL), np.float32)
+    assert float(metrics.cosine(images, images).max()) == 1
+
+
 @pytest.mark.usefixtures("double_precision")
 def test_double_precision():
     a, b = np.random.default_rng(0).random((2, 12, 17, 3))

@@ -105,10 +105,6 @@ class Mapper(NamedTuple):
         """Copies that stay when the members are given up."""
         return jax.tree.map(jnp.copy, members)
 
-    def stacked(self, members: PyTree) -> PyTree:
-        """Members stacked [member, ...]."""
-        return members if self.vmapped else stack(members)
-
     def compile(self, function: Callable, **settings: Any) -> Callable:
         """Compile what is no mapping, where the caller does not compile all of it."""
         return function if self.vmapped else jax.jit(function, **settings)
