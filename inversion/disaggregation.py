@@ -34,6 +34,8 @@ WHITENINGS = 3
 STARTS, ROUNDS = 128, 24
 # Times in a row that bring nothing new before it is enough.
 PATIENCE = 3
+# Weights of the units at which derivatives are made zero next, beside those that are.
+SPLIT = (1e-4, 1e-6, 1e-8)
 # Share of the directions found that a start may lie along.
 AGAIN = 0.3
 # What counts as zero during the descent: shares of derivatives' root mean square, from first to
@@ -182,13 +184,14 @@ def _search(space, key, starts, rounds):
     batch, dtype = len(space.white), space.white.dtype
 
     def unfinished(found):
-        complete = jnp.sum(found.support > 0) >= space.rank
+        complete = jnp.sum((found.support > 0)) >= space.rank
         return (found.rounds < rounds) & ~(complete & (found.barren >= PATIENCE))
 
     def look(found):
-        first = _starts(jax.random.fold_in(key, found.rounds), found.directions, starts)
-        directions = _polish(space, _descend(space, first))
-        pool = jnp.concatenate([found.directions, directions])
+        start, split = jax.random.split(jax.random.fold_in(key, found.rounds))
+        first = _descend(space, _starts(start, found.directions, starts))
+        first = jnp.concatenate([first, _split(space, split, found.directions, starts)])
+        pool = jnp.concatenate([found.directions, _polish(space, first)])
         directions, support = _choose(pool, _support(space, pool))
         barren = jnp.where(support.sum() > found.support.sum(), 0, found.barren + 1)
         return _Found(directions, support, found.rounds + 1, barren)
@@ -201,12 +204,32 @@ def _starts(key, found, starts):
     """Random directions, half of them at right angles to most of those found."""
     shape = starts, len(found)
     along, which = jax.random.split(key)
-    first = jax.random.normal(along, shape, found.dtype)
+    first = jax.random.normal(along, shape, jnp.float32).astype(found.dtype)
     dual = jnp.linalg.pinv(found)
-    again = jax.random.bernoulli(which, AGAIN, shape)
+    again = jax.random.uniform(which, shape, jnp.float32) < AGAIN
     away = first - first @ dual @ found + (first * again) @ dual.T
     first = jnp.where(jnp.arange(starts)[:, None] % 2, first, away)
     return first / optax.safe_norm(first, 1e-12, axis=1, keepdims=True)
+
+
+def _split(space, key, found, starts):
+    """Other directions with the zeros of some that were found.
+
+    A sum of two images' derivatives is zero where both are, and passes for an image's where these
+    are many. But then it is not alone: all sums of the two have these zeros, and in the plane of
+    these, to be zero at one more unit is enough to be one of the two.
+    """
+    which, where, some = jax.random.split(key, 3)
+    which = jax.random.randint(which, (starts,), 0, len(found), jnp.int32)
+    units = space.white.shape[1]
+    where = jax.random.randint(where, (len(SPLIT), starts), 0, units, jnp.int32)
+    zero = space.heard[None] & (jnp.abs(_derivatives(space, found)) < ZERO)
+    # Not at all of them, lest one that is small by chance keeps the two together.
+    kept = jax.random.uniform(some, (starts, units), jnp.float32) < 0.5
+    weights = (zero[which] & kept).astype(found.dtype)
+    for units, weight in zip(where, SPLIT, strict=True):
+        weights = weights.at[jnp.arange(starts), units].add(weight)
+    return _smallest(space, weights @ _products(space.white))
 
 
 def _descend(space, directions):
