@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 disaggregate = load("inversion", "disaggregation")[0].disaggregate
 
 KEY = jax.random.key(0)
-PIXELS, UNITS = 60, 120
+PIXELS, UNITS = 60, 200
 
 
 def layer(batch, seed=0, noise=0.0, units=UNITS, spread=0.0):
