@@ -1,7 +1,5 @@
 """Exact inversion of a dense first layer before a ReLU: every image of a minibatch."""
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -51,8 +49,12 @@ def exact(public: PublicKnowledge) -> Problem:
     def images_of_all(count, batched, gradients, keys):
         # In single precision, rounding here would exceed that of the observation.
         with jax.enable_x64(True):
-            found = _in_turn(gradients.astype(jnp.float64), keys, public.batch)
-            return found.astype(gradients.dtype), True
+            # In turn, as side by side all would take as long as the slowest one.
+            found = [
+                disaggregate(of_one.astype(jnp.float64), public.batch, key, bounded=True)[0]
+                for of_one, key in zip(gradients, keys, strict=True)
+            ]
+            return jnp.stack(found).astype(gradients.dtype), True
 
     def init(key, observation, params, labels):
         sent = layer_params(observation, path)
@@ -63,12 +65,3 @@ def exact(public: PublicKnowledge) -> Problem:
         return match(params, images, labels, observation).cosine_distance()
 
     return Problem(init, loss, optax.identity(), steps=0)
-
-
-@partial(jax.jit, static_argnames="batch")
-def _in_turn(gradients, keys, batch):
-    """Images of all clients: side by side, all would take as long as the slowest one."""
-    return jax.lax.map(
-        lambda of_client: disaggregate(of_client[0], batch, of_client[1], bounded=True)[0],
-        (gradients, keys),
-    )
