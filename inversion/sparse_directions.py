@@ -34,6 +34,9 @@ AGAIN = 0.3
 # last; and then while polishing, shares of their median.
 DESCENT = jnp.geomspace(1, 1e-3, 30).tolist()
 POLISH = jnp.geomspace(1e-2, 1e-8, 7).tolist()
+# Steps towards the smallest eigenvector at a time, and the smallest pivot of one, as a share.
+INVERSE_ITERATIONS = 4
+TINY = 1e-30
 # Sine of the angle to those chosen before at which a direction counts as one more.
 APART = 0.03
 
@@ -165,7 +168,7 @@ def _starts(key, found, starts):
     again = jax.random.uniform(which, shape, jnp.float32) < AGAIN
     away = first - first @ dual @ found + (first * again) @ dual.T
     first = jnp.where(jnp.arange(starts)[:, None] % 2, first, away)
-    return first / optax.safe_norm(first, 1e-12, axis=1, keepdims=True)
+    return _unit(first)
 
 
 def _split(space, key, found, starts):
@@ -175,7 +178,7 @@ def _split(space, key, found, starts):
     are many. But then it is not alone: all sums of the two have these zeros, and in the plane of
     these, to be zero at one more unit is enough to be one of the two.
     """
-    which, where, some = jax.random.split(key, 3)
+    which, where, some, start = jax.random.split(key, 4)
     which = jax.random.randint(which, (starts,), 0, len(found), jnp.int32)
     units = space.white.shape[1]
     where = jax.random.randint(where, (len(SPLIT), starts), 0, units, jnp.int32)
@@ -185,7 +188,8 @@ def _split(space, key, found, starts):
     weights = (zero[which] & kept).astype(found.dtype)
     for units, weight in zip(where, SPLIT, strict=True):
         weights = weights.at[jnp.arange(starts), units].add(weight)
-    return _smallest(space, weights @ _products(space.white))
+    first = jax.random.normal(start, (starts, len(found)), jnp.float32).astype(found.dtype)
+    return _smallest(space, weights @ _products(space.white), first)
 
 
 def _descend(space, directions):
@@ -195,7 +199,7 @@ def _descend(space, directions):
     def step(directions, least):
         blur = _noise_of(space, directions) * space.sizes[None]
         weights = 1 / ((directions @ space.white) ** 2 + least**2 + blur**2)
-        return _smallest(space, weights @ products), None
+        return _smallest(space, weights @ products, directions), None
 
     return jax.lax.scan(step, directions, jnp.asarray(DESCENT, directions.dtype))[0]
 
@@ -212,7 +216,7 @@ def _polish(space, directions):
         weights = space.heard[None] / (1 + (y / width) ** 2) ** 2
         # Noise alone would make directions short of it the smallest: its part is taken away.
         moments = weights @ products - jnp.outer(weights.sum(1), noise)
-        return _smallest(space, moments), None
+        return _smallest(space, moments, directions), None
 
     return jax.lax.scan(step, directions, jnp.asarray(POLISH, directions.dtype))[0]
 
@@ -222,14 +226,37 @@ def _products(rows):
     return (rows[:, None] * rows[None]).reshape(-1, rows.shape[1]).T
 
 
-def _smallest(space, moments):
-    """Eigenvectors of the smallest eigenvalues within the space, [..., batch]."""
+def _smallest(space, moments, directions):
+    """Eigenvectors of the eigenvalues nearest to zero within the space, [starts, batch].
+
+    By inverse iteration from the directions. LAPACK would take several threads for each of the
+    small matrices, and lose most of the time in their waiting for one another.
+    """
     batch = len(space.white)
     # In the whitened space, directions beyond the rank are the first.
-    outside = jnp.arange(batch) < batch - space.rank
+    outside = jnp.diag(jnp.arange(batch) < batch - space.rank)
     moments = moments.reshape(-1, batch, batch)
-    large = jnp.abs(moments).sum((1, 2))[:, None, None] * jnp.diag(outside)[None]
-    return jnp.linalg.eigh(moments + large)[1][:, :, 0]
+    size = jnp.abs(moments).sum((1, 2))[:, None, None]
+    moments = moments / jnp.where(size > 0, size, 1) + outside[None]
+
+    def eliminate(k, matrices):
+        """A Gauss-Jordan step; without pivoting, as next to all matrices are positive definite."""
+        is_k = jnp.arange(batch) == k
+        row = jnp.where(is_k[None], 1, matrices[:, k])
+        column = jnp.where(is_k[None], -1, matrices[:, :, k])
+        pivot = matrices[:, k, k][:, None, None]
+        pivot = jnp.where(jnp.abs(pivot) > TINY, pivot, TINY)
+        rest = jnp.where((is_k[:, None] | is_k[None])[None], 0, matrices)
+        return rest - column[:, :, None] * row[:, None] / pivot
+
+    inverses = jax.lax.fori_loop(0, batch, eliminate, moments)
+    for _ in range(INVERSE_ITERATIONS):
+        directions = _unit(jnp.sum(inverses * directions[:, None], axis=2))
+    return directions
+
+
+def _unit(directions):
+    return directions / optax.safe_norm(directions, 1e-12, axis=1, keepdims=True)
 
 
 def _noise_of(space, directions):
