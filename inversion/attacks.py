@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from analytic import analytic
+from exact import exact
 from gradient_matching import matcher
 from optimise import Problem
 from threat_model import PublicKnowledge, layer_params
@@ -180,4 +181,5 @@ ATTACKS = {
     "cosine": Attack("Cosine", cosine),
     "cpl": Attack("CPL", cpl),
     "analytic": Attack("Analytic", lru_cache(analytic)),
+    "exact": Attack("Exact", lru_cache(exact)),
 }
