@@ -215,3 +215,26 @@ def test_checkpoint_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monk
     assert notes == {"done": 1}
     assert state.tolist() == [0, 1, 2]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_copies_are_kept_of_the_rounds_asked_for_and_change_nothing(tmp_path):
+    copies = {number: tmp_path / f"{number}.npz" for number in (0, 3, 9)}
+    outcome = run.train(*make("secadam"), SCORES, PLAN, copies=copies)
+    assert bits(outcome.state) == bits(run.train(*make("secadam"), SCORES, PLAN).state)
+    federation, sampler = make("secadam")
+    state, _ = federation.run(federation.state, sampler.draw(3, 1))
+    copied, notes = checkpoint.load(copies[3], like=state)
+    assert notes["done"] == 3
+    assert bits(copied) == bits(state)
+    assert bits(checkpoint.load(copies[9], like=state)[0]) == bits(outcome.state)
+    start = make("secadam")[0].state
+    assert bits(checkpoint.load(copies[0], like=start)[0]) == bits(start)
+
+
+def test_a_checkpoint_beyond_a_copy_that_is_missing_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
+    saved, copy = tmp_path / "run.npz", tmp_path / "copy.npz"
+    run.train(*make(), SCORES, PLAN, saved=saved)
+    outcome = run.train(*make(), SCORES, PLAN, saved=saved, copies={3: copy})
+    assert copy.exists()
+    assert [evaluation.round for evaluation in outcome.history] == [4, 8, 9]

@@ -87,6 +87,7 @@ def train(
     stop: Callable[[Evaluation], bool] = lambda evaluation: False,
     saved: Path | None = None,
     label: str = "",
+    copies: Mapping[int, Path] | None = None,
 ) -> Outcome:
     """Run a federation, with a progress bar.
 
@@ -100,8 +101,10 @@ def train(
         saved: where to keep checkpoints and to look for one of a run that was interrupted; None
             for none. It stays there at the end: remove it once the outcome is safe.
         label: shown beside the progress bar.
+        copies: number of rounds done -> where to keep a copy of the state then, as a checkpoint.
+            They stay there at the end.
     """
-    run = _Run(federation, sampler, scores, plan, stop, saved)
+    run = _Run(federation, sampler, scores, plan, stop, saved, copies or {})
     run.resume()
     with progress_bar(plan.rounds, label, "round", run.done) as bar:
         while run.done < plan.rounds and not run.diverged and run.stopped is None:
@@ -114,9 +117,9 @@ def train(
 class _Run:
     """The state of `train`."""
 
-    def __init__(self, federation, sampler, scores, plan, stop, saved):
+    def __init__(self, federation, sampler, scores, plan, stop, saved, copies):
         self._federation, self._sampler, self._scores = federation, sampler, scores
-        self._plan, self._stop, self._saved = plan, stop, saved
+        self._plan, self._stop, self._saved, self._copies = plan, stop, saved, copies
         self._state = federation.state
         self._losses = None  # of the latest rounds, perhaps still being computed
         self._loss = math.nan  # of the latest round known
@@ -132,13 +135,21 @@ class _Run:
 
     def resume(self):
         """Go on from the checkpoint, if there is one."""
+        self._go_on()
+        self._copy()
+
+    def _go_on(self):
         if self._saved is None or not self._saved.exists():
             return
         try:
-            self._state, notes = checkpoint.load(self._saved, like=self._state)
+            state, notes = checkpoint.load(self._saved, like=self._state)
         except checkpoint.CheckpointError as error:
             warnings.warn(f"{error}: starting from the first round", stacklevel=3)
             return
+        passed = [path for number, path in self._copies.items() if number <= notes["done"]]
+        if not all(path.exists() for path in passed):
+            return  # another process did not want these copies: make them now
+        self._state = state
         self.done, self._before_s = notes["done"], notes["wall_s"]
         self.history = [Evaluation(*evaluation) for evaluation in notes["history"]]
         if self.history and self._stop(self.history[-1]):
@@ -151,6 +162,7 @@ class _Run:
         """Run up to the next evaluation, or a chunk of rounds if that is less."""
         plan, chunk = self._plan, self._federation.chunk
         goals = [(self.done // size + 1) * size for size in (chunk, plan.evaluate_every)]
+        goals += [number for number in self._copies if number > self.done]
         rounds = min(*goals, plan.rounds) - self.done
         schedule = self._sampler.draw(rounds, plan.local_steps)
         before = self._losses
@@ -162,6 +174,7 @@ class _Run:
             jax.block_until_ready(self._state)
             self._start_s = time.perf_counter() - self._began
             self._timed_from, self._untimed_s = self.done, 0.0
+        self._copy()
         if self.done % plan.evaluate_every == 0 or self.done == plan.rounds:
             self._evaluate()
         if self._saved and time.perf_counter() - self._last_saved > CHECKPOINT_EVERY:
@@ -184,6 +197,12 @@ class _Run:
             self.history.append(Evaluation(self.done, self._loss, scores))
             if self._stop(self.history[-1]):
                 self.stopped = self.done
+
+    def _copy(self):
+        """Keep a copy of the state, where one is asked for at this round."""
+        if self.done in self._copies:
+            with self._untimed():
+                checkpoint.save(self._copies[self.done], self._state, {"done": self.done})
 
     def _save(self):
         with self._untimed():
