@@ -1,0 +1,217 @@
+"""Calibration: the factors of a dense layer's gradients, from what their rank must be.
+
+What `ratio.follow` makes of a window of rounds are gradients up to a factor for each entry, the
+same in all rounds: G_t = S * Y_t, entry by entry. The gradient of a dense layer, with that of its
+bias as one more row, is a sum of outer products, one for each sample: its rank is at most the
+number R of samples behind it. For R well below the number of units that determines S, up to two
+gauges:
+
+* a gain for each row, that is for each pixel and for the bias;
+* a factor for each column, that is for each unit. It is fixed by putting the bias row's S to 1,
+  as the appended input of the bias is the same for all units; see `brightness` for the rows.
+
+Rows are solved for in turns with the row spaces of the gradients: given an orthonormal basis V_t of
+each, row p of S is the vector s for which sum_t |(s * y_tp) (1 - V_t V_t')|^2 is smallest, an
+eigenvector of a matrix as small as the number of units. Given S, V_t are the R leading right
+singular vectors of S * Y_t, with rows and rounds weighed by how well they fit. A row has
+little weight in V_t, so that its error hardly comes back: on a client's own ratios the error of S
+falls from 5 % to the rounding of single precision in 20 such iterations.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Units to calibrate with, at least, and for each sample: more of them determine it better, and are
+# slower.
+UNITS = 100
+UNITS_A_SAMPLE = 3
+ITERATIONS = 24
+# Iterations after which rows and rounds are weighed by how well they fit.
+UNWEIGHED = 4
+# Of a unit's bias gradient in units of its root mean square: below, it was not active in the round.
+QUIET = 0.03
+# Rows that are calibrated at a time; bounds memory.
+ROWS = 16
+# A unit's misfit, in medians of those that were calibrated, above which it is left out.
+WORST = 5.0
+# Iterations that extend a calibration to further units.
+EXTENSIONS = 40
+
+
+class Calibration(NamedTuple):
+    """What is found out about the factors.
+
+    Attributes:
+        scales: [row, unit], the bias row 1; 0 where an entry never had a gradient, and for units
+            that were never active.
+        residual: [round], the share of the gradient, in norm, that has no place within the rank.
+    """
+
+    scales: jax.Array
+    residual: jax.Array
+
+
+class CannotCalibrateError(ValueError):
+    """The rank says nothing: as many samples as units, or too few rounds."""
+
+
+def calibrate(y: jax.Array, rank: int, iterations: int = ITERATIONS) -> Calibration:
+    """Find the factors of gradients.
+
+    Args:
+        y: [round, row, unit], gradients up to a factor for each entry, the last row the bias's.
+            In double precision, or its rounding limits the result.
+        rank: samples behind a round's gradient at most, at least 1.
+        iterations: at least 1.
+
+    Raises:
+        CannotCalibrateError: where the rank is not below the number of active units, or where two
+            rounds are not there.
+    """
+    activity = jnp.mean(jnp.abs(y[:, -1]) > QUIET, axis=0)
+    active = int((activity > 0).sum())
+    if rank >= active or len(y) < 2:
+        raise CannotCalibrateError(
+            f"{rank} samples in {len(y)} rounds of {active} active units leave the scales open"
+        )
+    most = min(max(UNITS, UNITS_A_SAMPLE * rank), active)
+    chosen = jnp.sort(jnp.argsort(-activity)[:most])
+    loud = y * (jnp.abs(y[:, -1:]) > QUIET)
+    some = loud[:, :, chosen]
+    scales, spaces = _first_guess(some), _random_spaces(some, rank)
+    weights = jnp.ones(len(y), y.dtype), jnp.ones(y.shape[1], y.dtype)
+    for number in range(iterations):
+        scales, spaces, residuals = _improve(some, scales, spaces, *weights)
+        if number >= UNWEIGHED:
+            weights = _weights(*residuals)
+    scales = scales / _size(scales[-1:])
+    guess = _first_guess(loud, scales)
+    scales = _extend(loud, guess, scales, some, spaces, chosen, weights[0])
+    return Calibration(scales, residuals[0])
+
+
+def _first_guess(y, like=None):
+    """Factors that make an entry's root mean square 1, or the same as that of others in its row."""
+    size = jnp.sqrt(jnp.mean(y**2, axis=0))
+    guess = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
+    if like is None:
+        return guess
+    guess /= _size(guess[-1:])
+    known, total = (like > 0).sum(1), like.sum(1)
+    level = jnp.where(known > 0, total / jnp.maximum(known, 1), 0)
+    own = jnp.where((guess > 0).any(1), guess.sum(1) / jnp.maximum((guess > 0).sum(1), 1), 1)
+    return guess * (level / own)[:, None]
+
+
+def _random_spaces(y, rank):
+    start = jax.random.normal(jax.random.key(0), (len(y), y.shape[2], rank), y.dtype)
+    return jnp.linalg.qr(start)[0]
+
+
+def _weights(rounds, rows):
+    """Weigh rounds and rows by how well they fit, within bounds, so that no few of them decide."""
+    of_rounds, of_rows = 1 / (rounds**2 + 1e-10), 1 / (rows + 1e-5)
+    of_rounds, of_rows = of_rounds / jnp.median(of_rounds), of_rows / jnp.median(of_rows)
+    return jnp.clip(of_rounds, 1e-3, 30.0), jnp.clip(of_rows, 1e-3, 10.0)
+
+
+@jax.jit
+def _improve(y, scales, spaces, of_rounds, of_rows):
+    """One iteration -> (scales, spaces, (residuals of rounds, residuals of rows))."""
+    # Neither a bright pixel nor a unit of large gradients shall weigh more than others.
+    gradients = y * scales[None]
+    gradients /= _size(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2), keepdims=True)))
+    columns = 1 / _size(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
+    gradients *= columns
+    weighed = gradients * of_rows[None, :, None]
+    for _ in range(2):  # subspace iteration, from where the last one ended
+        spaces = weighed.mT @ (weighed @ spaces)
+        spaces = jnp.linalg.qr(spaces)[0]
+    outside = (gradients - (gradients @ spaces) @ spaces.mT) ** 2
+    inside = gradients**2
+    residuals = (
+        _root_share(outside * of_rows[None, :, None] ** 2, weighed**2, (1, 2)),
+        _root_share(outside * of_rounds[:, None, None], inside * of_rounds[:, None, None], (0, 2)),
+    )
+    seen = y * columns * jnp.sqrt(of_rounds)[:, None, None]
+    solved = lax.map(
+        partial(_solve_row, spaces), (jnp.swapaxes(seen, 0, 1), scales), batch_size=ROWS
+    )
+    return solved, spaces, residuals
+
+
+def _solve_row(spaces, row):
+    """The factors of one row that lose least outside of the row spaces, by inverse iteration."""
+    seen, scales = row
+    size = jnp.sqrt(jnp.sum(seen**2, axis=0))
+    known = size > 0
+    seen = jnp.where(known[None], seen / jnp.where(known, size, 1)[None], 0)
+    within = jnp.swapaxes(seen[:, :, None] * spaces, 0, 1).reshape(len(size), -1)
+    # A little more than 1, or the matrix would be singular where the fit is perfect.
+    matrix = (1 + 1e-9) * jnp.eye(len(size), dtype=seen.dtype) - within @ within.T
+    factor = jnp.linalg.cholesky(matrix), True
+    start = found = scales * size
+    for _ in range(3):
+        found = jax.scipy.linalg.cho_solve(factor, found)
+        found /= _size(jnp.linalg.norm(found))
+    found = jnp.abs(jnp.where(jnp.isfinite(found).all(), found, start))
+    return jnp.where(known, found / jnp.where(known, size, 1), 0)
+
+
+@jax.jit
+def _extend(y, guess, scales, some, spaces, chosen, of_rounds):
+    """Factors of all units, from the column spaces that the calibrated ones span in each round.
+
+    A unit's factors are the vector s, 1 for the bias, for which sum_t |(1 - U_t U_t') (s * y_t)|^2
+    is smallest: a linear system, solved by conjugate gradients for all units at once.
+    """
+    gradients = some * scales[None]
+    rows = 1 / _size(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2))))[:, None]
+    gradients *= rows[None]
+    gradients /= _size(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
+    bases = jnp.linalg.qr(gradients @ spaces)[0]
+    size = _size(jnp.sum((y * (guess * rows)[None]) ** 2, axis=1, keepdims=True))
+    weight = of_rounds[:, None, None] * jnp.where(y[:, -1:] != 0, 1 / size, 0)
+
+    def apply(s):
+        moved = y * s[None]
+        moved -= bases @ (bases.mT @ moved)
+        return jnp.sum(y * moved * weight, axis=0).at[-1].set(0)
+
+    diagonal = _size(jnp.sum(y**2 * weight, axis=0))
+    start = guess * rows
+    residual = -apply(start)
+    ahead = residual / diagonal
+
+    def step(_, state):
+        s, residual, ahead, product = state
+        applied = apply(ahead)
+        length = product / _size(jnp.sum(ahead * applied, axis=0))
+        s, residual = s + length[None] * ahead, residual - length[None] * applied
+        conditioned = residual / diagonal
+        new = jnp.sum(residual * conditioned, axis=0)
+        return s, residual, conditioned + (new / _size(product))[None] * ahead, new
+
+    product = jnp.sum(residual * ahead, axis=0)
+    found, *_ = lax.fori_loop(0, EXTENSIONS, step, (start, residual, ahead, product))
+    found = jnp.where(guess > 0, jnp.maximum(found, 0), 0).at[:, chosen].set(scales * rows)
+    # Units that were hardly ever active, or whose factors have not been found, would spoil others.
+    moved = y * found[None]
+    outside = jnp.sum((moved - bases @ (bases.mT @ moved)) ** 2 * weight, axis=(0, 1))
+    misfit = jnp.sqrt(outside / _size(jnp.sum(moved**2 * weight, axis=(0, 1))))
+    fits = misfit <= WORST * jnp.median(misfit[chosen])
+    found = jnp.where(fits[None], found / rows, 0)
+    return found / _size(found[-1:])
+
+
+def _root_share(part, whole, axes):
+    return jnp.sqrt(jnp.sum(part, axis=axes) / _size(jnp.sum(whole, axis=axes)))
+
+
+def _size(x):
+    """A size to divide by: 1 where there is none."""
+    return jnp.where(x > 0, x, 1)
