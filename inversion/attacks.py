@@ -3,9 +3,9 @@
 An attack is a `Problem`, made from what is public; `reconstruction` solves it for all clients.
 `ATTACKS` says all about each: nothing else knows one by its name.
 
-SecAdam's server observes m / sqrt(v), and Adam's clients send as much. All attacks here take it
-for a gradient, of which it has little but the signs of the momentum. One that knows Adam can undo
-the ratio: that these fail on it is no evidence of privacy.
+SecAdam's server observes m / sqrt(v), and Adam's clients send as much. All attacks but `adaptive`
+take it for a gradient, of which it has little but the signs of the momentum. That they fail on it
+is no evidence of privacy: `adaptive` knows Adam, and undoes the ratio.
 """
 
 import math
@@ -16,8 +16,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from adaptive import WindowAttack, adaptive
 from analytic import analytic
-from exact import exact
 from gradient_matching import matcher
 from optimise import Problem
 from threat_model import PublicKnowledge, layer_params
@@ -34,7 +34,7 @@ COSINE_TV = 1e-4
 # Wei et al. give no value that suits every model: larger ones pull untrained models astray.
 CPL_PREDICTIONS = 0.01
 
-Build = Callable[[PublicKnowledge], Problem]
+Build = Callable[[PublicKnowledge], Problem | WindowAttack]
 
 
 class Attack(NamedTuple):
@@ -45,14 +45,18 @@ class Attack(NamedTuple):
         build: what is public -> the problem that it solves, in so many steps. Raises ValueError
             for a model that it cannot take.
         build_published: the same as the published code has it; None where there is no difference.
+        watches: whether it watches a window of rounds: then `build` makes a `WindowAttack`.
     """
 
     title: str
     build: Build
     build_published: Build | None = None
+    watches: bool = False
 
-    def problem(self, public: PublicKnowledge, as_published: bool = False) -> Problem:
-        """Make the problem that the attack solves.
+    def problem(
+        self, public: PublicKnowledge, as_published: bool = False
+    ) -> Problem | WindowAttack:
+        """Make the problem that the attack solves, or the attack on a window.
 
         Args:
             public: what everyone knows.
@@ -181,5 +185,5 @@ ATTACKS = {
     "cosine": Attack("Cosine", cosine),
     "cpl": Attack("CPL", cpl),
     "analytic": Attack("Analytic", lru_cache(analytic)),
-    "exact": Attack("Exact", lru_cache(exact)),
+    "adaptive": Attack("Adaptive", lru_cache(partial(adaptive, cosine)), watches=True),
 }

@@ -40,7 +40,10 @@ done
 # Beyond the paper, because a weak attack proves no privacy.
 run "${tasks[@]}" --model "${models[@]}" --algorithm "${algorithms[@]}" --attack cosine cpl
 if chosen lenet "${models[@]}"; then
-    run "${tasks[@]}" --model lenet --algorithm "${algorithms[@]}" --attack analytic
+    run "${tasks[@]}" --model lenet --algorithm "${algorithms[@]}" --attack analytic exact
+    # One client, and aggregates, watched for a hundred rounds.
+    run "${tasks[@]}" --model lenet --algorithm secadam --attack adaptive --attack-clients 0 \
+        --num-clients 1 2 5 10 --batch-size 1 8 --pgd-step 0
 fi
 run --dataset "${datasets[@]}" --gen-images
 if chosen cnn2 "${models[@]}"; then

@@ -1,12 +1,23 @@
 """The federations that are attacked: training up to the attack."""
 
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from ratio_protection import protection
 from runs import Run, describe
-from server_view import Observation, Truth, observe, observe_stale
+from server_view import (
+    Memory,
+    Observation,
+    Truth,
+    Window,
+    observe,
+    observe_stale,
+    watch,
+    watchful,
+)
 from threat_model import PublicKnowledge
 
 from fl.data import augmentation, partition, sampling
@@ -17,7 +28,17 @@ from fl.experiment.program import (
     initial_params,
     load,
 )
-from fl.simulation import algorithms, clip_and_noise, engine, models, pgd, rounds, run, training
+from fl.simulation import (
+    algorithms,
+    checkpoint,
+    clip_and_noise,
+    engine,
+    models,
+    pgd,
+    rounds,
+    run,
+    training,
+)
 
 # Largest angle of a perturbed image, in degrees.
 PERTURBATION = 10.0
@@ -38,7 +59,9 @@ class Trained(NamedTuple):
         sampler: stands where the next round would draw its minibatches.
         public: what everyone knows of it.
         checkpoint: where the training keeps its checkpoint, to be removed once its results are
-            safe.
+            safe; and so are `copies`.
+        copies: rounds done -> a checkpoint of the state then.
+        start_sampler: makes a sampler that stands before the first round.
     """
 
     outcome: run.Outcome
@@ -47,15 +70,25 @@ class Trained(NamedTuple):
     sampler: sampling.MinibatchSampler
     public: PublicKnowledge
     checkpoint: Path
+    copies: dict[int, Path]
+    start_sampler: Callable[[], sampling.MinibatchSampler]
+
+    def remove_checkpoints(self) -> None:
+        """Remove what the training kept on the disk, once its results are safe."""
+        for path in (self.checkpoint, *self.copies.values()):
+            path.unlink(missing_ok=True)
 
 
-def train(of: Run, data_dir: Path | None, results_path: Path) -> Trained:
+def train(
+    of: Run, data_dir: Path | None, results_path: Path, stops: Collection[int] = ()
+) -> Trained:
     """Train, or go on from the last checkpoint of the same training.
 
     Args:
         of: a run; its attack plays no part.
         data_dir: as for `fl.data.datasets.load`.
         results_path: the results file, beside which checkpoints lie.
+        stops: rounds done at which to keep a copy of the state.
 
     Raises:
         datasets.DatasetUnavailableError: if the data are not there.
@@ -68,45 +101,97 @@ def train(of: Run, data_dir: Path | None, results_path: Path) -> Trained:
     )
     # In this experiment every client draws with a seed of its own.
     seeds = [seed + client for client in range(len(parts))]
-    sampler = sampling.MinibatchSampler(parts, of.batch_size, seeds)
-    work = work_of(of)
+    start_sampler = partial(sampling.MinibatchSampler, parts, of.batch_size, seeds)
+    sampler, work = start_sampler(), work_of(of)
     federation = engine.start(
         work,
         initial_params(of.model, samples, seed),
         samples,
         of.clients,
-        local_steps=1,
+        of.local_steps,
         keep_clients=True,  # an attack on a client looks at its own moments
         seed=seed,
     )
-    plan = run.Plan(of.rounds, 1, of.overrides.evaluate_every or EVALUATE_EVERY)
+    plan = run.Plan(of.rounds, of.local_steps, of.overrides.evaluate_every or EVALUATE_EVERY)
     without_last = of.batch_size if of.as_published else None
     scores = {"accuracy": evaluator(of.dataset, data_dir, of.model, without_last)}
     saved = checkpoint_path(results_path, of.training(), plan)
     stop = run.until_accuracy(of.converge)
-    outcome = run.train(federation, sampler, scores, plan, stop, saved, describe(of))
+    copies = {number: saved.with_suffix(f".{number}.npz") for number in sorted(stops)}
+    outcome = run.train(federation, sampler, scores, plan, stop, saved, describe(of), copies)
     public = PublicKnowledge(
         model=models.MODELS[of.model](),
         image_shape=samples.images.shape[1:],
         batch=of.batch_size,
         algorithm=work.algorithm,
+        local_steps=of.local_steps,
+        levels=round(dataset.scale),
     )
-    return Trained(outcome, work, samples, sampler, public, saved)
+    return Trained(outcome, work, samples, sampler, public, saved, copies, start_sampler)
 
 
-def one_more_step(trained: Trained, as_published: bool) -> tuple[Observation, Truth]:
+def one_more_step(trained: Trained, of: Run) -> tuple[Observation, Truth]:
     """What the server sees of one more step, and the truth behind it.
 
     Args:
-        trained: whose sampler draws the minibatches.
-        as_published: of clients that send updates, show the stale ones of the published code.
+        trained: whose sampler draws the minibatches where training ended.
+        of: of which the round of the attack and the variant matter: as published, the stale
+            updates are shown of clients that send updates.
     """
-    indices = trained.sampler.draw(1, 1).indices[0, :, 0]
-    seen = trained.work, trained.outcome.state, trained.samples, indices
-    if as_published and trained.work.algorithm.sends == algorithms.UPDATES:
-        later = trained.sampler.draw(1, 1).indices[0, :, 0]
-        return observe_stale(*seen, later, trained.sampler.weights)
-    return observe(*seen, trained.sampler.weights)
+    sampler, state = _stand(trained, of.rounds_before)
+    indices = sampler.draw(1, 1).indices[0, :, 0]
+    seen = trained.work, state, trained.samples, indices
+    if of.as_published and trained.work.algorithm.sends == algorithms.UPDATES:
+        later = sampler.draw(1, 1).indices[0, :, 0]
+        return observe_stale(*seen, later, sampler.weights)
+    return observe(*seen, sampler.weights)
+
+
+def watch_window(trained: Trained, of: Run, watched: Sequence[int]) -> tuple[Window, np.ndarray]:
+    """What the server sees in the window of a run, trained once more from a copy.
+
+    Args:
+        trained: with a copy of the state before the window.
+        of: the run, whose attack watches a window.
+        watched: numbers of the clients whose own messages are kept.
+
+    Returns:
+        The window, and who trained on what, int32 [round, client, step, batch].
+    """
+    sampler, state = _stand(trained, of.rounds_before)
+    server = watchful(trained.work.algorithm, tuple(watched), protect_of(of))
+    federation = engine.start(
+        trained.work._replace(aggregator=server),
+        state.params,
+        trained.samples,
+        of.clients,
+        of.local_steps,
+        keep_clients=True,
+    )
+    # A server that protects ratios draws on from where it was.
+    memory = federation.state.memory
+    if isinstance(state.memory, Memory):
+        memory = memory._replace(key=state.memory.key)
+    federation = federation._replace(state=state._replace(memory=memory))
+    schedules = [sampler.draw(1, of.local_steps) for _ in range(of.attack_round - of.rounds_before)]
+    window = watch(federation, of.rounds_before + 1, iter(schedules))
+    return window, np.concatenate([schedule.indices for schedule in schedules])
+
+
+def _stand(trained, done):
+    """Sampler and state after some rounds; after all of them for None."""
+    if done is None:
+        return trained.sampler, trained.outcome.state
+    state, _ = checkpoint.load(trained.copies[done], like=trained.outcome.state)
+    sampler = trained.start_sampler()
+    for _ in range(done):
+        sampler.draw(1, trained.public.local_steps)
+    return sampler, state
+
+
+def protect_of(of: Run) -> Callable | None:
+    """What is done to the ratios of a run before the server sees them; None for nothing."""
+    return of.protection and protection(of.protection).apply
 
 
 def work_of(of: Run) -> rounds.Work:
@@ -114,12 +199,13 @@ def work_of(of: Run) -> rounds.Work:
     privacy = None if of.clip is None else (of.clip, of.noise)
     rates = tuple(of.overrides.given("client_rate", "server_rate").items())
     step = of.overrides.pgd_step
-    return _work(of.model, of.algorithm_name, rates, step, privacy, of.perturbed, of.as_published)
+    names = of.model, of.algorithm_name
+    return _work(*names, rates, step, privacy, of.perturbed, protect_of(of), of.as_published)
 
 
 # Runs that differ in their seed alone share what is compiled.
 @lru_cache
-def _work(model, algorithm_name, rates, pgd_step, privacy, perturbed, as_published):
+def _work(model, algorithm_name, rates, pgd_step, privacy, perturbed, protect, as_published):
     build = partial(algorithms.ALGORITHMS[algorithm_name], **dict(rates))
     algorithm = build()
     if as_published and algorithm.sends == algorithms.MOMENTS:
@@ -134,4 +220,5 @@ def _work(model, algorithm_name, rates, pgd_step, privacy, perturbed, as_publish
         pgd.pgd(losses, pgd_step),
         augment=augmentation.random_rotation(PERTURBATION) if perturbed else None,
         privatise=clip_and_noise.privatiser(*privacy, as_published) if privacy else None,
+        aggregator=watchful(algorithm, (), protect) if protect else None,
     )

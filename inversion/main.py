@@ -15,11 +15,14 @@ from functools import partial
 import classifier_metric
 import federation
 import pictures
+from attacks import ATTACKS
+from federation import Trained
 from options import Options, check, grid, resolve
 from reconstruction import attack
 from recording import record
 from runs import COLUMNS, Run, describe
-from scores import classifier_distance, score
+from scores import GLOBAL, classifier_distance, score, score_window
+from window_reconstruction import attack_window
 
 from fl.experiment import results
 from fl.experiment.options import parse
@@ -50,21 +53,50 @@ def main() -> int:
 
 def train_and_attack(options: Options, runs: list[Run]) -> None:
     """Make runs that share their training: each attacks what the server would see after it."""
-    trained = federation.train(runs[0], options.data_dir, options.results)
-    if not trained.outcome.diverged:
-        seen, truth = federation.one_more_step(trained, runs[0].as_published)
+    stops = {run.rounds_before for run in runs} - {None}
+    trained = federation.train(runs[0], options.data_dir, options.results, stops)
+    seen = {}
     for run in runs:
         scores = {}
         if not trained.outcome.diverged:
-            began = time.perf_counter()
-            attacked = attack(run, trained.public, seen)
-            scores["attack_s"] = round(time.perf_counter() - began, 2)
-            scores |= score(attacked, truth, run.as_published)
-        if scores and options.classifier_metric:
-            classifier = classifier_metric.load(run.dataset, options.data_dir)
-            scores["classifier_distance"] = classifier_distance(attacked, truth, classifier)
+            make = attack_many_rounds if ATTACKS[run.attack].watches else attack_one_round
+            scores = make(options, run, trained, seen)
         record(options.results, run, trained.outcome, scores)
-    trained.checkpoint.unlink(missing_ok=True)
+    trained.remove_checkpoints()
+
+
+def attack_one_round(options: Options, run: Run, trained: Trained, seen: dict) -> dict:
+    """Attack the messages of one step -> columns of results.csv.
+
+    Args:
+        options: of which the classifier metric matters here.
+        run: the run.
+        trained: its training.
+        seen: rounds of training -> what the server sees then; filled in here.
+    """
+    if run.rounds_before not in seen:
+        seen[run.rounds_before] = federation.one_more_step(trained, run)
+    observation, truth = seen[run.rounds_before]
+    began = time.perf_counter()
+    attacked = attack(run, trained.public, observation)
+    scores = {"attack_s": round(time.perf_counter() - began, 2)}
+    scores |= score(attacked, truth, trained.samples, run.as_published)
+    if options.classifier_metric:
+        classifier = classifier_metric.load(run.dataset, options.data_dir)
+        scores["classifier_distance"] = classifier_distance(attacked, truth, classifier)
+    return scores
+
+
+def attack_many_rounds(options: Options, run: Run, trained: Trained, seen: dict) -> dict:
+    """Attack the messages of a window of rounds; as `attack_one_round`."""
+    began = time.perf_counter()
+    attacked, ceiling, behind = attack_window(run, trained)
+    scores = {"attack_s": round(time.perf_counter() - began, 2)}
+    if ceiling is not None:
+        at_most = score_window(ceiling, behind, trained.samples)
+        names = [name for name in at_most if name.removeprefix(GLOBAL) == "psnr"]
+        scores |= {name.replace("psnr", "ceiling_psnr"): at_most[name] for name in names}
+    return scores | score_window(attacked, behind, trained.samples)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import classifier_metric
 from attacks import ATTACKS
+from ratio_protection import NONE, PROTECTIONS, protection_name
 from runs import Overrides, Run, algorithm_label
 from threat_model import PublicKnowledge
 
@@ -18,6 +19,7 @@ from fl.simulation import algorithms, models
 
 ALGORITHMS = ("fedavg", "adam", "secadam")
 BATCH_SIZE = 8
+WINDOW = 100
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,39 @@ class Options(CommonOptions):
     perturb: bool = option(
         False, "rotate every training image by up to 10 degrees", action="store_true"
     )
+    window: int | None = option(
+        None,
+        f"rounds that an attack watches which watches several (default: {WINDOW})",
+        type=number(int, least=1),
+    )
+    attack_round: tuple[int, ...] | None = option(
+        None,
+        "numbers of the rounds whose messages are attacked, or with which the window ends, all in "
+        "one training (default: one more after the last; with a window the last)",
+        nargs="+",
+        metavar="ROUND",
+        type=number(int, least=1),
+    )
+    attack_clients: int | None = option(
+        None,
+        "clients whose messages of a window are attacked (default: all; 0 for the aggregate alone)",
+        type=number(int, least=0),
+    )
+    protect: tuple[str, ...] | None = option(
+        None,
+        "what is done to SecAdam's ratios before the server sees them: none, "
+        + ", ".join(PROTECTIONS)
+        + ", noise=DEVIATION (default: none)",
+        nargs="+",
+        metavar="HOW",
+        type=protection_name,
+    )
+    local_steps: tuple[int, ...] = option(
+        (1,),
+        "local steps of a client in a round (default: 1)",
+        nargs="+",
+        type=number(int, least=1),
+    )
     restarts: int = option(
         1,
         "random starts of an attack, of which its own loss chooses (default: 1)",
@@ -75,14 +110,19 @@ class Options(CommonOptions):
         metavar="ACCURACY",
         type=number(float, above=0),
     )
-    clients: int | None = option(
+    clients: tuple[int, ...] | None = option(
         None,
-        "number of clients (default: 100, 75 for cnn2)",
+        "numbers of clients (default: 100, 75 for cnn2)",
         *("-n", "--num-clients"),
+        nargs="+",
         type=number(int, least=1),
     )
-    batch_size: int | None = option(
-        None, "samples in a minibatch (default: 8, 1 with --idlg)", "-b", type=number(int, least=1)
+    batch_size: tuple[int, ...] | None = option(
+        None,
+        "samples in a minibatch (default: 8, 1 with --idlg)",
+        "-b",
+        nargs="+",
+        type=number(int, least=1),
     )
     alpha: float = option(
         0.5, "concentration of the lda partition (default: 0.5)", type=number(float, above=0)
@@ -118,7 +158,7 @@ def resolve(options: Options) -> Options:
     """Fill in the defaults that depend on other options."""
     model, algorithm, clients = ("lenet",), ("fedavg",), None
     if options.gen_images:
-        model, algorithm, clients = ("softmax",), ("fedavg", "secadam"), 10
+        model, algorithm, clients = ("softmax",), ("fedavg", "secadam"), (10,)
     if options.gradcams:
         model, algorithm = ("cnn2",), ("adam", "secadam")
     return replace(
@@ -127,7 +167,8 @@ def resolve(options: Options) -> Options:
         algorithm=options.algorithm or algorithm,
         attack=("idlg",) if options.idlg else options.attack,
         clients=options.clients or clients,
-        batch_size=options.batch_size or (1 if options.idlg else BATCH_SIZE),
+        batch_size=options.batch_size or ((1,) if options.idlg else (BATCH_SIZE,)),
+        protect=options.protect or (NONE,),
     )
 
 
@@ -141,8 +182,9 @@ def check(options: Options, parser: ArgumentParser) -> None:
     Raises:
         SystemExit: with status 2 and a sentence that names the option.
     """
-    if options.idlg and options.batch_size != 1:
-        parser.error(f"argument --idlg: needs a batch size of 1, got {options.batch_size}")
+    if options.idlg and options.batch_size != (1,):
+        parser.error(f"argument --idlg: needs a batch size of 1, got {options.batch_size[0]}")
+    _check_windows(options, parser)
     if options.dp:
         _check_dp(options, parser)
     tasks = itertools.product(options.dataset, options.model, options.algorithm, options.attack)
@@ -150,7 +192,7 @@ def check(options: Options, parser: ArgumentParser) -> None:
         public = PublicKnowledge(
             models.MODELS[model](),
             DATASETS[dataset].image_shape,
-            options.batch_size,
+            max(options.batch_size),
             algorithms.ALGORITHMS[algorithm](),
         )
         try:
@@ -166,6 +208,43 @@ def check(options: Options, parser: ArgumentParser) -> None:
             except ValueError as error:
                 parser.error(f"argument --classifier-metric: {dataset}: {error}")
     _check_pictures(options, parser)
+
+
+def _check_windows(options, parser):
+    watching = {ATTACKS[name].watches for name in options.attack}
+    if True not in watching:
+        for name in ("window", "attack_clients"):
+            if getattr(options, name) is not None:
+                parser.error(
+                    f"argument --{name.replace('_', '-')}: is for attacks that watch several "
+                    f"rounds: {', '.join(name for name in ATTACKS if ATTACKS[name].watches)}"
+                )
+    if False in watching and max(options.local_steps) > 1:
+        parser.error(
+            "argument --local-steps: attacks on a single step take 1; choose --attack adaptive"
+        )
+    rounds = options.attack_round or ()
+    if options.converge is not None and (rounds or True in watching):
+        parser.error(
+            "argument --converge: the round of the attack would not be known; give --rounds"
+        )
+    if rounds and max(rounds) > options.rounds:
+        parser.error(
+            f"argument --attack-round: {max(rounds)} is beyond the {options.rounds} rounds of "
+            "training"
+        )
+    if True in watching and (options.idlg or options.gen_images or options.classifier_metric):
+        parser.error(
+            "argument --attack: one that watches several rounds has rows alone, no pictures and no "
+            "classifier metric"
+        )
+    sends = {name: algorithms.ALGORITHMS[name]().sends for name in options.algorithm}
+    if set(options.protect) != {NONE}:
+        for name in options.algorithm:
+            if sends[name] != algorithms.MOMENTS:
+                parser.error(f"argument --protect: is for ratios, and {name} sends {sends[name]}")
+        if False in watching:
+            parser.error("argument --protect: is for attacks that watch several rounds")
 
 
 def _check_dp(options, parser):
@@ -199,26 +278,51 @@ def _check_pictures(options, parser):
 def grid(options: Options) -> Iterator[Run]:
     """Every run that the options, from `resolve`, ask for; those that share a training in a row."""
     clip, noise = options.dp or (None, None)
-    combinations = itertools.product(
-        options.dataset, options.model, options.algorithm, options.seed, options.attack
+    trainings = itertools.product(
+        options.dataset,
+        options.model,
+        options.algorithm,
+        options.clients or (None,),
+        options.batch_size,
+        options.local_steps,
+        options.protect,
+        options.seed,
     )
-    for dataset, model, algorithm, seed, attack in combinations:
+    for dataset, model, algorithm, clients, batch_size, local_steps, protect, seed in trainings:
         converge = options.converge
-        yield Run(
+        training = Run(
             dataset=dataset,
             model=model,
-            clients=options.clients or (75 if model == "cnn2" else 100),
+            clients=clients or (75 if model == "cnn2" else 100),
             algorithm=algorithm_label(algorithm, bool(options.dp), options.perturb),
-            attack=attack,
+            attack="",
             clip=clip,
             noise=noise,
             seed=seed,
             rounds=options.rounds,
-            batch_size=options.batch_size,
+            batch_size=batch_size,
+            local_steps=local_steps,
             alpha=options.alpha,
             partition="lda",
             restarts=options.restarts,
+            window=None,
+            attack_round=None,
+            protection=None if protect == NONE else protect,
             converge=DATASETS[dataset].trained[model] if converge is True else converge,
             variant=options.variant,
             overrides=Overrides.of(options),
         )
+        for attack in options.attack:
+            yield from _attacks(training, attack, options)
+
+
+def _attacks(training, attack, options):
+    """A training's runs of one attack: one for each round of the attack."""
+    if ATTACKS[attack].watches:
+        window = options.window or WINDOW
+        for attack_round in options.attack_round or (options.rounds,):
+            yield replace(training, attack=attack, window=window, attack_round=attack_round)
+        return
+    overrides = replace(training.overrides, attack_clients=None)
+    for attack_round in options.attack_round or (None,):
+        yield replace(training, attack=attack, attack_round=attack_round, overrides=overrides)

@@ -98,7 +98,7 @@ def _reconstructions(federations: Federations, data_dir: Path | None, stem: Path
     """True images beside what the attack makes of the messages of each algorithm."""
     found = {}
     for run, trained in federations:
-        seen, truth = federation.one_more_step(trained, run.as_published)
+        seen, truth = federation.one_more_step(trained, run)
         attacked = attack(run, trained.public, seen)
         shown = np.asarray(truth.present)[:CLIENTS]
         found[run.algorithm] = by_true_image(attacked, truth)[:CLIENTS][shown]

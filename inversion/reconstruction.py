@@ -60,13 +60,18 @@ def attack(run: Run, public: PublicKnowledge, seen: Observation) -> Attacked:
         label = f"{run.attack}, {whom}"
         return reconstruct(problem, view, key, run.restarts, bar_label=label)
 
-    client_key, global_key = jax.random.split(jax.random.key(sampling.run_seed(run.seed)))
+    client_key, global_key = keys(run)
     aggregate = jax.tree.map(lambda leaf: leaf[None], seen.aggregate)
     of_all = public._replace(batch=models.CLASSES)
     return Attacked(
         attack_each(seen.clients, public, client_key, f"{run.clients} clients"),
         attack_each(aggregate, of_all, global_key, "aggregate"),
     )
+
+
+def keys(run: Run) -> tuple[jax.Array, jax.Array]:
+    """Random keys of a run's attacks on clients, and on the aggregate."""
+    return tuple(jax.random.split(jax.random.key(sampling.run_seed(run.seed))))
 
 
 def reconstruct(

@@ -3,11 +3,15 @@
 from pathlib import Path
 
 from runs import COLUMNS, Run, describe
+from scores import GLOBAL
 
 from fl.experiment import results
 from fl.experiment.provenance import provenance
 from fl.experiment.runs import cells
 from fl.simulation.run import Outcome
+
+# Prefix of columns, and what is said before them.
+SOURCES = {"": "", GLOBAL: "of the aggregate: "}
 
 
 def record(path: Path, run: Run, outcome: Outcome, scores: dict[str, float]) -> None:
@@ -37,9 +41,19 @@ def record(path: Path, run: Run, outcome: Outcome, scores: dict[str, float]) -> 
     if outcome.diverged:
         print(f"{describe(run)}: diverged, recorded as such")
         return
-    print(
-        f"{describe(run)}: accuracy {final:.4f}; {run.attack} attack: "
-        f"PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}, cosine {scores['cosine']:.3f}; "
-        f"of the aggregate: PSNR {scores['global_psnr']:.2f} dB; "
-        f"{scores['labels_recovered']:.0%} of the labels"
+    said = [f"{describe(run)}: accuracy {final:.4f}; {run.attack} attack: "]
+    said += [_line(scores, prefix, title) for prefix, title in SOURCES.items()]
+    if "labels_recovered" in scores:
+        said.append(f"{scores['labels_recovered']:.0%} of the labels")
+    print(said[0] + "; ".join(filter(None, said[1:])))
+
+
+def _line(scores, prefix, title):
+    """What the scores of clients, or of the aggregate, say."""
+    if prefix + "psnr" not in scores:
+        return ""
+    chance = scores.get(f"{prefix}chance_psnr")
+    beside = "" if chance is None else f" (chance {chance:.2f} dB)"
+    return (
+        f"{title}PSNR {scores[prefix + 'psnr']:.2f} dB{beside}, SSIM {scores[prefix + 'ssim']:.3f}"
     )

@@ -21,7 +21,10 @@ from fl.experiment.names import display_name
 from fl.experiment.reports import Table
 
 # The same for all runs in a table of one attack, and in one of all attacks.
-COMMON = ["rounds", "batch_size", "alpha", "partition", "variant", "overrides"]
+COMMON = [
+    *("rounds", "batch_size", "local_steps", "alpha", "partition", "window", "attack_round"),
+    *("protection", "variant", "overrides"),
+]
 SETTING = ["attack", "restarts", *COMMON]
 # Clients and the accuracy at which training stops go with data set and model.
 TASK = ["dataset", "model", "clients", "converge"]
@@ -40,15 +43,30 @@ METRICS = (
     Metric("global_psnr", AGGREGATE, "PSNR (dB)", decimals=2),
     Metric("global_ssim", AGGREGATE, "SSIM"),
 )
+# Of attacks that watch a window of rounds, beside what chance would give and what could be reached.
+WINDOW_METRICS = (
+    METRICS[0],
+    Metric("psnr", UPDATE, "PSNR (dB)", decimals=1),
+    Metric("chance_psnr", UPDATE, "Chance", decimals=1),
+    Metric("ceiling_psnr", UPDATE, "Gradient", decimals=1),
+    Metric("recovered", UPDATE, "Images (%)", 100, 0),
+    Metric("global_psnr", AGGREGATE, "PSNR (dB)", decimals=1),
+    Metric("global_chance_psnr", AGGREGATE, "Chance", decimals=1),
+    Metric("global_ceiling_psnr", AGGREGATE, "Gradient", decimals=1),
+    Metric("global_recovered", AGGREGATE, "Images (%)", 100, 0),
+)
 # What the reader must know of a column.
 NOTES = {
+    "global_recovered": "Images: share of the true images that are found at more than 30 dB",
+    "global_chance_psnr": "Chance: other training images, scored the same way",
+    "global_ceiling_psnr": "Gradient: what the attack would make of the true gradient",
     "labels_recovered": "Labels: share of the true labels that the attacker infers",
     "classifier_distance": ("Classifier: cosine distance between a separate classifier's outputs"),
     "global_psnr": (
         f"{AGGREGATE}: the attack on the mean over all clients, scored against all images"
     ),
 }
-NEEDS = ["status", *(metric.column for metric in METRICS)]
+NEEDS = ["status", *dict.fromkeys(metric.column for metric in METRICS + WINDOW_METRICS)]
 
 
 def main() -> None:
@@ -86,7 +104,9 @@ def main_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Tab
     for setting, rows in summary.groups(frame.sort_values("attack", kind="stable"), SETTING):
         view = rows.assign(task=_tasks(rows))
         what = f"Reconstruction by the {the_attack(setting)}"
-        yield _table(setting["attack"], what, view, ["task", "algorithm"], setting, paper)
+        metrics = METRICS if pd.isna(setting["window"]) else WINDOW_METRICS
+        rows = ["task", "algorithm"]
+        yield _table(setting["attack"], what, view, rows, setting, paper, metrics)
 
 
 def dp_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Table]:
@@ -145,6 +165,10 @@ def _table(name, what, view, rows, setting, paper, metrics=METRICS, columns=()):
     rounds = count(setting["rounds"], "round")
     if view["converge"].notna().any():
         rounds = f"at most {rounds}"
+    phrases = layout.describe(
+        {name: value for name, value in setting.items() if name != "local_steps"}, rounds
+    )
+    phrases = [*phrases, *_watching(setting)]
     notes = ["The higher PSNR and SSIM, the more of the images leaks"]
     notes += [text for column, text in NOTES.items() if column in set(stats["metric"])]
     notes += layout.notes(
@@ -152,10 +176,22 @@ def _table(name, what, view, rows, setting, paper, metrics=METRICS, columns=()):
     )
     return Table(
         name=name,
-        caption=layout.caption(what, view, RUN, layout.describe(setting, rounds), notes),
+        caption=layout.caption(what, view, RUN, phrases, notes),
         cells=cells.rename_axis(index={"attack_name": "attack", "noise_name": "noise"}),
         runs=view.index,
     )
+
+
+def _watching(setting):
+    """What attacks look at, in phrases, where it is not one step after the last round."""
+    if setting["local_steps"] > 1:
+        yield count(int(setting["local_steps"]), "local step") + " a round"
+    if pd.notna(setting["window"]):
+        yield f"a window of {count(int(setting['window']), 'round')}"
+    if pd.notna(setting["attack_round"]):
+        yield f"attacked in round {int(setting['attack_round']):,}"
+    if pd.notna(setting["protection"]):
+        yield f"ratios protected by {setting['protection']}"
 
 
 def _attack(setting):

@@ -18,6 +18,7 @@ class Overrides(runs.Overrides):
         server_rate: the server's learning rate, above 0.
         evaluate_every: rounds between evaluations, at least 1.
         attack_steps: of an attack at most, at least 1.
+        attack_clients: the first so many clients are attacked one by one, at least 0.
     """
 
     pgd_step: float | None = None
@@ -25,6 +26,7 @@ class Overrides(runs.Overrides):
     server_rate: float | None = None
     evaluate_every: int | None = None
     attack_steps: int | None = None
+    attack_clients: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,15 @@ class Run:
         seed: number of the run, at least 0; see `fl.data.sampling.run_seed`.
         rounds: of training at most, at least 1.
         batch_size: samples in a minibatch, at least 1.
+        local_steps: minibatches of a client in a round, at least 1.
         alpha: concentration of the Dirichlet distribution that deals classes out, above 0.
         partition: lda.
         restarts: random starts of the attack, of which its own loss chooses; at least 1.
+        window: rounds that the attack watches, at least 2; None for attacks on a single round.
+        attack_round: number of the round whose messages are attacked, or with which the window
+            ends, at least 1; None for one more after the last.
+        protection: what is done to ratios before the server sees them, as
+            `ratio_protection.protection` reads it; None for nothing.
         converge: test accuracy in (0, 1] that ends training; None to train all rounds.
         variant: corrected or published.
         overrides: what else was given.
@@ -60,9 +68,13 @@ class Run:
     seed: int
     rounds: int
     batch_size: int
+    local_steps: int
     alpha: float
     partition: str
     restarts: int
+    window: int | None
+    attack_round: int | None
+    protection: str | None
     converge: float | None
     variant: str
     overrides: Overrides
@@ -84,8 +96,16 @@ class Run:
 
     def training(self) -> "Run":
         """The run without its attack: runs that are equal in this share one training."""
-        overrides = replace(self.overrides, attack_steps=None)
-        return replace(self, attack="", restarts=0, overrides=overrides)
+        overrides = replace(self.overrides, attack_steps=None, attack_clients=None)
+        no_attack = {"attack": "", "restarts": 0, "window": None, "attack_round": None}
+        return replace(self, **no_attack, overrides=overrides)
+
+    @property
+    def rounds_before(self) -> int | None:
+        """Rounds of training before what the attack looks at; None for all of them."""
+        if self.attack_round is None:
+            return None
+        return max(0, self.attack_round - (self.window or 1))
 
 
 def algorithm_label(name: str, private: bool, perturbed: bool) -> str:
@@ -98,9 +118,11 @@ RUN = runs.columns(Run)
 # As the published tables name and order them, as far as they have them.
 COLUMNS = (
     *("dataset", "model", "clients", "algorithm", "attack", "clip", "noise", "final_accuracy"),
-    *("psnr", "ssim", "cosine", "global_psnr", "global_ssim", "global_cosine"),
-    *("labels_recovered", "classifier_distance", "seed", "rounds", "rounds_run", "batch_size"),
-    *("alpha", "partition", "restarts", "converge", "status", "variant", "overrides"),
+    *("psnr", "ssim", "cosine", "recovered", "chance_psnr", "ceiling_psnr"),
+    *("global_psnr", "global_ssim", "global_cosine", "global_recovered", "global_chance_psnr"),
+    *("global_ceiling_psnr", "labels_recovered", "classifier_distance", "seed", "rounds"),
+    *("rounds_run", "batch_size", "local_steps", "alpha", "partition", "restarts", "window"),
+    *("attack_round", "protection", "converge", "status", "variant", "overrides"),
     *("train_s", "attack_s", *PROVENANCE),
 )
 

@@ -10,7 +10,16 @@ from classifier_metric import Classifier
 from image_metrics import METRICS, PSNR_CAP
 from jax import lax
 from reconstruction import Attacked, Reconstruction
-from server_view import Truth
+from server_view import Behind, Truth
+
+from fl.simulation.training import Samples
+
+# Decibels above which a reconstruction counts as a recovered image.
+RECOGNISABLE = 30.0
+# Of the columns that are about the aggregate.
+GLOBAL = "global_"
+# In place of a label that is not inferred.
+UNKNOWN = -1
 
 
 class Closeness(NamedTuple):
@@ -27,30 +36,94 @@ class Closeness(NamedTuple):
     cosine: float
 
 
-def score(attacked: Attacked, truth: Truth, as_published: bool = False) -> dict[str, float]:
-    """Score an attack -> columns of results.csv.
+def score(
+    attacked: Attacked, truth: Truth, samples: Samples, as_published: bool = False
+) -> dict[str, float]:
+    """Score an attack on single rounds -> columns of results.csv.
 
     Args:
         attacked: what it made of the clients' observations and of the aggregate.
         truth: the minibatches behind them.
+        samples: the training set, for the chance control.
         as_published: score against the best true images, see `score_clients`.
 
     Raises:
         ValueError: see `score_clients` and `labels_recovered`.
     """
-    found, whole, true = images(attacked.clients), images(attacked.aggregate), Images(*truth)
+    found, whole, true = images(attacked.clients), images(attacked.aggregate), Images(*truth[:3])
     of_clients = score_clients(found, true, as_published)
     of_all = score_aggregate(Images(*(field[0] for field in whole)), true, as_published)
     return {
         **of_clients._asdict(),
         **{f"global_{name}": value for name, value in of_all._asdict().items()},
         "labels_recovered": labels_recovered(found, true),
+        "recovered": recovered(found, true),
+        "chance_psnr": score_clients(others(found, truth, samples), true, as_published).psnr,
     }
+
+
+def score_window(attacked: Attacked, behind: Behind, samples: Samples) -> dict[str, float]:
+    """Score an attack on a window of rounds -> columns of results.csv.
+
+    Reconstructions are assigned one to one to the images of the same round, of a client or of all
+    of them: such an attack infers no labels.
+
+    Args:
+        attacked: what it made of each watched client's messages, and of the aggregate's.
+        behind: what was behind them.
+        samples: the training set, for the chance control.
+    """
+    targets = (attacked.clients, behind.clients, ""), (attacked.aggregate, behind.aggregate, GLOBAL)
+    scores = {}
+    for reconstruction, truth, prefix in targets:
+        if not len(reconstruction.images):
+            continue
+        found, true = images(reconstruction), Images(*truth[:3])
+        chance = score_clients(others(found, truth, samples), true)
+        found_scores = {
+            **score_clients(found, true)._asdict(),
+            "recovered": recovered(found, true),
+            "chance_psnr": chance.psnr,
+        }
+        scores |= {prefix + name: value for name, value in found_scores.items()}
+    return scores
+
+
+def others(reconstructed: Images, truth: Truth, samples: Samples) -> Images:
+    """The chance control: other training images in place of the reconstructions.
+
+    Args:
+        reconstructed: [..., reconstruction]; with inferred labels, the others are of the same
+            classes; with `UNKNOWN` ones, of any.
+        truth: of whose images none is taken.
+        samples: the training set.
+    """
+    rng = np.random.default_rng(0)
+    labels, taken = np.asarray(samples.labels), np.unique(truth.indices)
+    left = np.setdiff1d(np.arange(len(labels)), taken)
+    by_label = {label: left[labels[left] == label] for label in np.unique(labels)}
+    wanted = np.asarray(reconstructed.labels)
+    chosen = [rng.choice(by_label.get(label, left)) for label in wanted.ravel()]
+    pixels, _ = samples.take(jnp.asarray(chosen).reshape(wanted.shape))
+    return reconstructed._replace(pixels=pixels)
+
+
+def recovered(reconstructed: Images, true: Images) -> float:
+    """Share of the true images that are reconstructed at a PSNR above `RECOGNISABLE`.
+
+    Args:
+        reconstructed: [..., reconstruction].
+        true: [..., image], the same minibatches, assigned one to one.
+    """
+    pairing = assign(reconstructed, true)
+    values = _compare(reconstructed.pixels, true.pixels, pairing).psnr
+    good = np.asarray(pairing.matched) & (np.asarray(values) > RECOGNISABLE)
+    return float(good.sum() / np.asarray(true.mask).sum())
 
 
 def classifier_distance(attacked: Attacked, truth: Truth, classifier: Classifier) -> float:
     """Mean distance of the clients' reconstructions from the true images, by a classifier."""
-    found, true = images(attacked.clients), Images(*truth)
+    found, true = images(attacked.clients), Images(*truth[:3])
     pairing = assign(found, true)
     distances = classifier.distance(pairing.take(true.pixels), found.pixels)
     return mean(distances, pairing.matched)
@@ -160,7 +233,7 @@ def by_true_image(attacked: Attacked, truth: Truth) -> jax.Array:
         [client, image, height, width, channels]; NaN where no reconstruction was assigned.
     """
     found = images(attacked.clients)
-    pairing = assign(found, Images(*truth))
+    pairing = assign(found, Images(*truth[:3]))
     ordered = np.full(truth.images.shape, np.nan, np.float32)
     client, reconstruction = np.nonzero(np.asarray(pairing.matched))
     partner = np.asarray(pairing.partner)[client, reconstruction]

@@ -25,12 +25,16 @@ class PublicKnowledge(NamedTuple):
         batch: images behind an observation, at least 1. Behind an aggregate there are more than
             anyone could reconstruct: there it says how many to look for.
         algorithm: what clients and server do.
+        local_steps: of a client in a round, at least 1, each on a minibatch of its own.
+        levels: steps of intensity between black and white in which images are stored.
     """
 
     model: nn.Module
     image_shape: tuple[int, int, int]
     batch: int
     algorithm: Algorithm
+    local_steps: int = 1
+    levels: int = 255
 
     @property
     def sent_rate(self) -> float:
@@ -69,6 +73,24 @@ class AttackerView(NamedTuple):
 
     observations: PyTree
     params: PyTree
+    public: PublicKnowledge
+
+
+class WindowView(NamedTuple):
+    """What an attacker who watches a client, or the aggregate, over some rounds holds of it.
+
+    Attributes:
+        observations: [round, ...], shaped like params otherwise; as in `AttackerView`.
+        params: the global parameters that the clients started from in each round, [round, ...].
+        first: number of the first of these rounds, at least 1.
+        mixed: number of clients behind each observation: 1 for a client's own messages.
+        public: what everyone knows.
+    """
+
+    observations: PyTree
+    params: PyTree
+    first: int
+    mixed: int
     public: PublicKnowledge
 
 

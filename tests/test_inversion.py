@@ -29,6 +29,8 @@ PUBLISHED = f"-o sgd ours --as-published {SMALL}"
 CONVERGING = "-m softmax --attack-steps 1 -r 400 -n 4 -b 3 --client-rate 0.5 --converge"
 AGAIN = f"-s 0 1 --skip-done {SMALL}"
 DRAWN = f"--gen-images --skip-done {SMALL}"
+WATCHED = "-o ours --attack adaptive -m lenet -n 2 -b 1 -r 14 --window 8 --attack-round 3 14"
+PROTECTED = f"{WATCHED[:-4]}14 --attack-clients 0 --protect sign"
 HEAT_MAPS = "--gradcams -m cnn1 -o adam -n 2 -b 2 -r 1"
 
 federation, reconstruction, runs, server_view, threat_model = load(
@@ -43,7 +45,7 @@ def made(tmp_path_factory):
     path = tmp_path_factory.mktemp("inversion") / "results.csv"
     words = [ATTACKS, PRIVATE, PERTURBED, PUBLISHED, CONVERGING, f"{CONVERGING} 0.5", AGAIN]
     # The space makes it another command line.
-    said = outcomes(FOLDER, path, [*words, DRAWN, f"{DRAWN} ", HEAT_MAPS])
+    said = outcomes(FOLDER, path, [*words, WATCHED, PROTECTED, DRAWN, f"{DRAWN} ", HEAT_MAPS])
     for status, text in said.values():
         assert status == 0, text
     return said, path
@@ -88,6 +90,23 @@ def test_published_variant_is_marked_and_computes_otherwise(frame):
         assert rows.psnr.nunique() == 2
 
 
+def test_windows_are_attacked_at_several_rounds_of_one_training(frame):
+    rows = frame[(frame.attack == "adaptive") & frame.protection.isna()]
+    assert rows.attack_round.tolist() == [3, 14]
+    assert (rows.window == 8).all()
+    assert rows.train_s.nunique() == 1
+    for score in ("psnr", "chance_psnr", "recovered", "ceiling_psnr", "final_accuracy"):
+        for prefix in ("", "global_") if score != "final_accuracy" else ("",):
+            assert rows[prefix + score].notna().all()
+    assert (rows.ceiling_psnr > 40).all()
+
+
+def test_protected_ratios_and_the_aggregate_alone(frame):
+    (row,) = frame[frame.protection == "sign"].to_dict("records")
+    assert np.isnan(row["psnr"])
+    assert row["global_psnr"] > 0
+
+
 def test_training_stops_at_the_accuracy_asked_for_or_at_the_papers(frame):
     papers, asked = frame[frame.converge.notna()].to_dict("records")
     assert (papers["converge"], asked["converge"]) == (0.9, 0.5)
@@ -98,7 +117,7 @@ def test_training_stops_at_the_accuracy_asked_for_or_at_the_papers(frame):
 
 def test_runs_that_are_there_are_skipped(made, frame):
     assert "1 of 2 runs are already in" in made[0][AGAIN][1]
-    assert frame.seed.iloc[-1] == 1
+    assert frame[frame.attack == "representation"].seed.iloc[-1] == 1
     assert not frame.drop(columns=["date", "train_s", "attack_s"]).duplicated().any()
 
 
@@ -110,12 +129,19 @@ def test_pictures_are_drawn_once_and_leave_no_rows_and_no_checkpoints(made, fram
         for kind in ("pdf", "png")
     }
     assert "1 of 1 pictures are there" in said[f"{DRAWN} "][1]
-    assert len(frame) == 4 + 1 + 1 + 2 + 2 + 1
+    assert len(frame) == 4 + 1 + 1 + 4 + 2 + 1 + 2 + 1
     assert not list(path.parent.glob(".checkpoints/*"))
 
 
 REFUSED = {
     "--idlg -b 2": "--idlg",
+    "--attack adaptive -o sgd": "for which the exact attack is made",
+    "--attack adaptive -o ours --converge": "--converge",
+    "--attack adaptive -o ours --attack-round 800": "beyond the 750 rounds",
+    "--attack adaptive -o adam --protect sign": "--protect",
+    "--attack adaptive -o ours --protect int4": "choose from none, float16",
+    "--window 10": "--window",
+    "--local-steps 3": "--local-steps",
     "--dp 0 0.1": "--dp",
     "--dp 1 -0.1": "--dp",
     "--dp 1 0.1 -o ours": "choose fedavg or adam",
@@ -140,8 +166,8 @@ def test_wrong_options_exit_with_a_sentence_that_names_them(tmp_path):
 
 def a_run(algorithm, variant="corrected", clip=None, noise=None, **overrides):
     return runs.Run(
-        *("digits", "softmax", 3, algorithm, "representation", clip, noise, 0, 4, 8, 0.5, "lda"),
-        *(1, None, variant, runs.Overrides(**overrides)),
+        *("digits", "softmax", 3, algorithm, "representation", clip, noise, 0, 4, 8, 1, 0.5),
+        *("lda", 1, None, None, None, None, variant, runs.Overrides(**overrides)),
     )
 
 
@@ -216,7 +242,7 @@ def test_each_client_draws_with_a_generator_of_its_own(tmp_path, monkeypatch):
     parts = partition.latent_dirichlet(labels, 3, np.random.default_rng(503), 0.5)
     drawn = MinibatchSampler(parts, 8, [503, 504, 505]).draw(3, 1)
     # Two rounds are over: the next draws the minibatches that are attacked.
-    _, truth = federation.one_more_step(trained, as_published=False)
+    _, truth = federation.one_more_step(trained, run)
     assert np.array_equal(truth.labels, labels[drawn.indices[2, :, 0]])
 
 

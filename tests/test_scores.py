@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from images import SMALL, TRUE, true_cosine, true_psnr
 
+from fl.simulation.training import Samples
+
 assignment, image_metrics, reconstruction, scores, server_view = load(
     "inversion", "assignment", "image_metrics", "reconstruction", "scores", "server_view"
 )
@@ -270,7 +272,19 @@ def truth():
     labels = np.arange(12).reshape(3, 4) % 10
     present = np.ones((3, 4), bool)
     present[2, 3] = False
-    return server_view.Truth(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(present))
+    indices = np.arange(12).reshape(3, 4)
+    arrays = (jnp.asarray(each) for each in (images, labels, present))
+    return server_view.Truth(*arrays, indices)
+
+
+@pytest.fixture
+def samples(truth):
+    """A training set: the images of the minibatches, then grey ones of every class."""
+    grey = np.full((20, *SMALL), 128, np.uint8)
+    own = np.round(255 * np.asarray(truth.images)).astype(np.uint8).reshape(-1, *SMALL)
+    labels = np.concatenate([np.asarray(truth.labels).ravel(), np.arange(20) % 10])
+    pixels = np.concatenate([own, grey])
+    return Samples(jnp.asarray(pixels), jnp.asarray(labels), jnp.asarray(255.0))
 
 
 def attacked(truth, order):
@@ -292,15 +306,47 @@ def test_reconstructions_are_put_beside_their_true_images(truth):
     assert np.isnan(ordered[~present]).all()
 
 
-def test_all_that_was_found_scores_as_such(truth):
-    found = scores.score(attacked(truth, ORDER), truth)
+def test_all_that_was_found_scores_as_such(truth, samples):
+    found = scores.score(attacked(truth, ORDER), truth, samples)
     assert found["psnr"] == 100
     assert found["ssim"] == pytest.approx(1)
     assert found["labels_recovered"] == 1
     assert found["global_psnr"] == 100
     found = attacked(truth, ORDER)
     wrong = found.clients._replace(labels=found.clients.labels + 10)
-    assert scores.score(found._replace(clients=wrong), truth)["labels_recovered"] == 0
+    labels = scores.score(found._replace(clients=wrong), truth, samples)["labels_recovered"]
+    assert labels == 0
+
+
+def test_chance_is_what_other_images_score(truth, samples):
+    found = scores.score(attacked(truth, ORDER), truth, samples)
+    grey = np.full_like(truth.images, 128 / 255)
+    errors = np.square(np.asarray(truth.images) - grey).mean((2, 3, 4))[np.asarray(truth.present)]
+    assert found["chance_psnr"] == pytest.approx(-10 * np.log10(errors).mean(), abs=0.2)
+    assert found["recovered"] == 1
+
+
+def test_images_above_30_decibels_are_recovered(truth, samples):
+    noise = np.random.default_rng(1).normal(size=truth.images.shape).astype(np.float32)
+    for deviation, share in ((0.02, 1), (0.05, 0)):
+        own = reconstruction.Reconstruction(truth.images + deviation * noise, truth.labels)
+        found = scores.images(own)
+        assert scores.recovered(found, scores.Images(*truth[:3])) == share
+
+
+def test_windows_are_scored_one_to_one_without_labels(truth, samples):
+    unknown = np.full(truth.labels.shape, scores.UNKNOWN)
+    own = reconstruction.Reconstruction(attacked(truth, ORDER).clients.images, unknown)
+    whole = reconstruction.Reconstruction(truth.images[:1, :2], unknown[:1, :2])
+    behind = server_view.Behind(truth, server_view.Truth(*(field[:1] for field in truth)))
+    found = scores.score_window(reconstruction.Attacked(own, whole), behind, samples)
+    assert found["psnr"] == found["global_psnr"] == 100
+    assert (found["recovered"], found["global_recovered"]) == (1, 0.5)
+    assert found["chance_psnr"] < 20
+    assert "labels_recovered" not in found
+    nobody = reconstruction.Reconstruction(own.images[:0], unknown[:0])
+    aggregate = scores.score_window(reconstruction.Attacked(nobody, whole), behind, samples)
+    assert all(name.startswith("global_") for name in aggregate)
 
 
 def test_classifier_distance_compares_each_image_with_its_own(truth):

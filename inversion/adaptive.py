@@ -1,0 +1,196 @@
+"""The adaptive attack: what a server that knows Adam makes of the ratios of many rounds.
+
+It is told the architecture, the decays and what the server sees; neither labels nor data.
+
+1. `ratio.follow` undoes the ratio: gradients up to a factor for each entry.
+2. `calibration.calibrate` finds the factors in the first dense layer, from the gradients' rank.
+3. `disaggregation.disaggregate` takes the gradients apart into images, up to a gain for each pixel.
+4. `brightness.gains` finds the gains.
+
+Where the rank says nothing, as in a first round or with as many images as units, or where the
+first layer is not dense, the direction of the last round's gradient is matched instead, with a
+guess at the factors: the size of the gradients of noise, which the server can compute.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from analytic import least_squares
+from brightness import gains
+from calibration import CannotCalibrateError, calibrate
+from disaggregation import disaggregate
+from label_inference import infer_labels
+from optimise import solve
+from ratio import Decay, follow
+from threat_model import PublicKnowledge, WindowView, layer_params
+
+from fl.simulation.models import CLASSES
+from fl.simulation.training import sample_losses
+
+# Rounds at the end of the window whose images are reconstructed.
+SCORED = 8
+# Images that are looked for in a round, at most.
+MOST_IMAGES = 16
+# Rounds whose images tell pixels' gains, at most: spread over the window.
+ROUNDS_FOR_GAINS = 48
+# Zero derivatives from which an image is relied on.
+CERTAIN = 10
+# Minibatches of noise whose gradients tell the sizes of factors.
+MINIBATCHES_OF_NOISE = 32
+
+
+class WindowAttack(NamedTuple):
+    """An attack on a window of rounds.
+
+    Attributes:
+        reconstruct: (`WindowView`, key) -> images [scored round, image, height, width, channels] in
+            [0, 1] of the last rounds, `SCORED` of them or fewer; of one round where directions are
+            matched.
+        from_gradients: (gradients [round, ...] shaped like params otherwise, images behind each,
+            key) -> images likewise: what the attack would make of the gradients themselves, the
+            most that it can reach.
+    """
+
+    reconstruct: Callable
+    from_gradients: Callable
+
+
+def adaptive(match: Callable, public: PublicKnowledge) -> WindowAttack:
+    """Build the attack.
+
+    Args:
+        match: public -> the `Problem` of matching a gradient's direction.
+        public: what everyone knows.
+
+    Raises:
+        ValueError: for an algorithm whose clients do not run Adam.
+    """
+    kept = jax.tree.leaves(
+        public.algorithm.init_client(jnp.zeros(1)),
+        is_leaf=lambda part: isinstance(part, optax.ScaleByAdamState),
+    )
+    if not any(isinstance(part, optax.ScaleByAdamState) for part in kept):
+        raise ValueError(
+            "the adaptive attack undoes the ratio of Adam's moments, which these clients do not "
+            "send: their messages are gradients, for which the exact attack is made"
+        )
+    path, layer = public.layers()[0]
+    dense = layer is nn.Dense
+
+    def reconstruct(view: WindowView, key):
+        with jax.enable_x64(True):
+            if dense:
+                try:
+                    return _by_rank(view, path, key)
+                except CannotCalibrateError:
+                    pass
+        return _by_matching(view, match, key)
+
+    def from_gradients(gradients, images, key):
+        if not dense:
+            raise ValueError("gradients of convolutions are not taken apart")
+        with jax.enable_x64(True):
+            found, _ = _take_apart(_rows(gradients, path), images, key, bounded=True)
+            return _as_images(found, public)
+
+    return WindowAttack(reconstruct, from_gradients)
+
+
+def images_behind(view: WindowView) -> int:
+    """Number of images behind an observation."""
+    return view.mixed * view.public.local_steps * view.public.batch
+
+
+def _by_rank(view, path, key):
+    """Steps 1 to 4."""
+    public, images = view.public, images_behind(view)
+    y = _follow(view, _rows(view.observations, path))
+    scales = calibrate(y, images).scales
+    gradients = scales[None] * y
+    looked_at = gradients[:: max(1, len(gradients) // ROUNDS_FOR_GAINS)]
+    found, certainty = _take_apart(looked_at, images, key)
+    pictures = found.reshape(-1, *public.image_shape)
+    gain = gains(pictures, certainty.ravel() >= CERTAIN, public.levels)
+    bright = gradients[-SCORED:] * jnp.append(gain.ravel(), 1)[None, :, None]
+    found, _ = _take_apart(bright, images, key)
+    return _as_images(found, public)
+
+
+def _follow(view, observations):
+    """Gradients up to a factor for each entry, of what is seen in double precision."""
+    steps, ratios = view.public.local_steps, observations / view.public.sent_rate
+    return follow(ratios, view.first, Decay.of_round(steps), steps, float(view.mixed))
+
+
+def _rows(tree, path):
+    """A dense layer's kernel with the bias as one more row, [round, row, unit]."""
+    layer = layer_params(tree, path)
+    parts = [jnp.asarray(layer[name], float) for name in ("kernel", "bias")]
+    return jnp.concatenate([parts[0], parts[1][:, None]], axis=1)
+
+
+def _separable(images):
+    return images <= MOST_IMAGES
+
+
+def _take_apart(gradients, images, key, bounded=False):
+    """Images [round, image, pixel] and their certainty [round, image], the surest first."""
+    if images == 1:  # there is nothing to take apart
+        found = jax.vmap(least_squares)(gradients[:, :-1], gradients[:, -1])
+        return found[:, None], jnp.full((len(found), 1), CERTAIN)
+    count = min(images, MOST_IMAGES)
+    rank = count if _separable(images) else min(images, 4 * MOST_IMAGES)
+    parts = [
+        disaggregate(gradient, rank, jax.random.fold_in(key, number), bounded=bounded)
+        for number, gradient in enumerate(gradients)
+    ]
+    found, certainty = (jnp.stack(each) for each in zip(*parts, strict=True))
+    surest = jnp.argsort(-certainty, axis=1)[:, :count]
+    return (
+        jnp.take_along_axis(found, surest[:, :, None], axis=1),
+        jnp.take_along_axis(certainty, surest, axis=1),
+    )
+
+
+def _as_images(pixels, public):
+    return (
+        jnp.clip(pixels, 0, 1).astype(jnp.float32).reshape(*pixels.shape[:-1], *public.image_shape)
+    )
+
+
+def _by_matching(view, match, key):
+    """Match the direction of the last round's gradient."""
+    images = images_behind(view)
+    public = view.public._replace(batch=min(images, MOST_IMAGES))
+
+    def last(ratios):
+        with jax.enable_x64(True):
+            y = _follow(view, jnp.asarray(ratios, float))[-1]
+        return jnp.asarray(y, jnp.float32)
+
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf[-1]), view.params)
+    guess = _sizes_on_noise(public, params, key)
+    gradient = jax.tree.map(lambda ratios, size: last(ratios) * size, view.observations, guess)
+    observation = jax.tree.map(lambda leaf: leaf[None], gradient)
+    labels = infer_labels(gradient, public.batch)
+    solution = solve(match(public), observation, params, labels[None], key[None, None])
+    return solution.images
+
+
+def _sizes_on_noise(public, params, key):
+    """Root mean squares of the entries of gradients at minibatches of noise."""
+    losses = sample_losses(public.model)
+
+    def squares(key):
+        image_key, label_key = jax.random.split(key)
+        images = jax.random.uniform(image_key, (public.batch, *public.image_shape))
+        labels = jax.random.randint(label_key, (public.batch,), 0, CLASSES)
+        gradient = jax.grad(lambda p: losses(p, images, labels).mean())(params)
+        return jax.tree.map(jnp.square, gradient)
+
+    every = [jax.jit(squares)(own) for own in jax.random.split(key, MINIBATCHES_OF_NOISE)]
+    return jax.tree.map(lambda *leaves: jnp.sqrt(sum(leaves) / len(leaves)), *every)

@@ -1,0 +1,138 @@
+"""Attacks on a window of rounds: on every watched client, a few at a time, and on the aggregate."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from adaptive import WindowAttack
+from attacks import ATTACKS
+from federation import Trained, watch_window
+from reconstruction import Attacked, Reconstruction, keys
+from runs import Run
+from scores import UNKNOWN
+from server_view import Behind, Truth
+from threat_model import WindowView
+
+from fl.progress import progress_bar
+from fl.simulation.mapping import groups
+
+# Clients whose messages of a window are held at a time: a gigabyte for a hundred rounds of lenet.
+AT_A_TIME = 8
+
+
+class WindowAttacked(NamedTuple):
+    """What came of an attack on a window.
+
+    Attributes:
+        attacked: reconstructions of each watched client's rounds, and of the aggregate's.
+        ceiling: what the attack makes of the true gradients; None where it cannot take them.
+        behind: the truth.
+    """
+
+    attacked: Attacked
+    ceiling: Attacked | None
+    behind: Behind
+
+
+def attack_window(run: Run, trained: Trained) -> WindowAttacked:
+    """Attack each watched client's messages, and the aggregate's.
+
+    Args:
+        run: of which the attack, its window and round, its clients and the seed matter here.
+        trained: with a copy of the state before the window.
+    """
+    public, attack = trained.public, ATTACKS[run.attack].problem(trained.public)
+    client_key, global_key = keys(run)
+    attacked = run.overrides.attack_clients
+    watched = range(run.clients)[: run.clients if attacked is None else attacked]
+    found, whole = [], None
+    with progress_bar(len(watched) + 1, f"{run.attack}, {run.clients} clients", "attack") as bar:
+        for some in [watched[group] for group in groups(len(watched), AT_A_TIME)] or [watched]:
+            window, indices = watch_window(trained, run, some)
+            if whole is None:
+                view = WindowView(
+                    window.aggregate, window.params, window.first, run.clients, public
+                )
+                whole = attack.reconstruct(view, global_key)
+                bar.update()
+            for place, client in enumerate(some):
+                own = jax.tree.map(lambda leaf, place=place: leaf[place], window.clients)
+                view = WindowView(own, window.params, window.first, 1, public)
+                found.append(attack.reconstruct(view, jax.random.fold_in(client_key, client)))
+                bar.update()
+    attacked = _attacked(found, whole)
+    # Matching directions reconstructs one round alone, taking gradients apart several.
+    own, all_ = (len(images) for images in (found[0] if found else whole, whole))
+    last = max(own, all_)
+    params = jax.tree.map(lambda leaf: leaf[-last:], window.params)
+    return WindowAttacked(
+        attacked,
+        _ceiling(attack, trained, params, indices[-last:], watched, (client_key, global_key)),
+        _behind(trained, indices, watched, own, all_),
+    )
+
+
+def _attacked(clients, aggregate):
+    def reconstruction(images):
+        return Reconstruction(images, np.full(images.shape[:2], UNKNOWN))
+
+    own = jnp.concatenate(clients) if clients else aggregate[:0]
+    return Attacked(reconstruction(own), reconstruction(aggregate))
+
+
+def _behind(trained, indices, watched, of_clients, of_aggregate):
+    """What clients trained on in the last rounds, of indices [round, client, step, batch]."""
+    rounds, _, steps, batch = indices.shape
+    present = np.tile(trained.start_sampler().weights[:, None] > 0, (rounds, 1, steps, 1))
+    own = [
+        np.swapaxes(each[-of_clients:], 0, 1)[list(watched)].reshape(-1, steps * batch)
+        for each in (indices, present)
+    ]
+    whole = [each[-of_aggregate:].reshape(of_aggregate, -1) for each in (indices, present)]
+
+    def truth(indices, present):
+        images, labels = trained.samples.take(jnp.asarray(indices))
+        return Truth(images, labels, jnp.asarray(present), indices)
+
+    return Behind(truth(*own), truth(*whole))
+
+
+def _ceiling(attack: WindowAttack, trained, params, indices, watched, of_clients_and_all):
+    """What the attack makes of the gradients themselves, at the parameters sent in each round."""
+    rounds, clients, steps, batch = indices.shape
+    weights = np.tile(trained.start_sampler().weights / steps, (1, steps))
+
+    @jax.jit
+    def gradient(params, indices, weights):
+        return trained.work.gradient(params, *trained.samples.take(indices), weights)[1]
+
+    def of_round(number):
+        sent = jax.tree.map(lambda leaf: leaf[number], params)
+        own = [
+            gradient(sent, indices[number, client].ravel(), weights[client])
+            for client in range(clients)
+        ]
+        mean = jax.tree.map(lambda *leaves: sum(leaves) / clients, *own)
+        return jax.device_get((own[: len(watched)], mean))
+
+    own, mean = zip(*map(of_round, range(rounds)), strict=True)
+
+    def stacked(trees):
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+    client_key, global_key = of_clients_and_all
+    each = steps * batch
+    try:
+        whole = attack.from_gradients(stacked(mean), clients * each, global_key)
+    except ValueError:
+        return None
+    found = [
+        attack.from_gradients(
+            stacked([of_round[client] for of_round in own]),
+            each,
+            jax.random.fold_in(client_key, client),
+        )
+        for client in watched
+    ]
+    return _attacked(found, whole)
