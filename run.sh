@@ -22,7 +22,7 @@ experiment performance "accuracy of private adaptive training" \
 at least as well as FedAvg." "$@"
 experiment inversion "what a curious server can reconstruct" \
     "Attacks on what the server sees. FedAvg's messages give the images away. On SecAdam attacks \
-fail that take its ratio for a gradient; a server that knows Adam does better (README.md)." "$@"
+fail that take its ratio for a gradient; a server that knows Adam undoes it (README.md)." "$@"
 experiment mitigation "backdoors, defences and certificates" \
     "Poisoned clients plant a backdoor into a SecAdam federation, and defences try to keep it out. \
 Of those compared, the ones that stop a lasting attack need what secure aggregation hides." "$@"
