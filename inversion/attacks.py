@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from adaptive import WindowAttack, adaptive
 from analytic import analytic
+from exact import exact
 from gradient_matching import matcher
 from optimise import Problem
 from threat_model import PublicKnowledge, layer_params
@@ -185,5 +186,6 @@ ATTACKS = {
     "cosine": Attack("Cosine", cosine),
     "cpl": Attack("CPL", cpl),
     "analytic": Attack("Analytic", lru_cache(analytic)),
+    "exact": Attack("Exact", lru_cache(exact)),
     "adaptive": Attack("Adaptive", lru_cache(partial(adaptive, cosine)), watches=True),
 }

@@ -129,7 +129,7 @@ def test_pictures_are_drawn_once_and_leave_no_rows_and_no_checkpoints(made, fram
         for kind in ("pdf", "png")
     }
     assert "1 of 1 pictures are there" in said[f"{DRAWN} "][1]
-    assert len(frame) == 4 + 1 + 1 + 4 + 2 + 1 + 2 + 1
+    assert len(frame) == 4 + 1 + 1 + 2 + 2 + 1 + 2 + 1
     assert not list(path.parent.glob(".checkpoints/*"))
 
 
