@@ -17,11 +17,11 @@ from sparse_directions import (
     ROUNDS,
     STARTS,
     ZERO,
-    Found,
     Space,
     derivatives,
     row_space,
     search,
+    settle,
 )
 
 # Root-mean-square excess over [0, 1] at which what was found is no image.
@@ -36,6 +36,7 @@ def disaggregate(
     key: jax.Array,
     noise: float | jax.Array | None = None,
     bounded: bool = False,
+    weights: jax.Array | None = None,
     starts: int = STARTS,
     rounds: int = ROUNDS,
 ) -> tuple[jax.Array, jax.Array]:
@@ -52,6 +53,8 @@ def disaggregate(
         noise: standard deviation of the errors of the gradient's entries; None to estimate it, for
             each row and unit, from what is left beyond rank `batch`.
         bounded: whether to reject what is far from an image in [0, 1].
+        weights: of the layer, the bias as the last row, [pixels + 1, units]: they say at which
+            units an image's derivatives must be zero. None where they are unknown, or gains are.
         starts: directions that descend at a time.
         rounds: how often, at most.
 
@@ -65,13 +68,20 @@ def disaggregate(
     gradient = gradient / size
     space = row_space(gradient, batch, None if noise is None else noise / size)
     found = search(space, key, starts, rounds)
-    images, certainty = _images(space, found, bounded)
+    if weights is not None:
+
+        def silent_units(directions):
+            images = jnp.clip(_images(space, directions)[0], 0, 1)
+            return images @ weights[:-1] + weights[-1] <= 0
+
+        found = settle(space, found, silent_units)
+    images, certainty = _judged(*_images(space, found.directions), found.support, bounded)
     return _fill(images, certainty, pick(gradient[:-1], gradient[-1], batch))
 
 
-def _images(space: Space, found: Found, bounded: bool) -> tuple[jax.Array, jax.Array]:
-    """Solve for the images, given the derivatives up to factors."""
-    y = derivatives(space, found.directions)
+def _images(space: Space, directions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Solve for images [batch, pixels] and whether there is one, given derivatives up to factors."""
+    y = derivatives(space, directions)
     y = jnp.where(jnp.abs(y) < ZERO, 0, y)
     lengths = jnp.linalg.norm(y, axis=1, keepdims=True)
     y = y / jnp.where(lengths > 0, lengths, 1)
@@ -80,12 +90,18 @@ def _images(space: Space, found: Found, bounded: bool) -> tuple[jax.Array, jax.A
     inputs = inputs @ space.basis.T * space.row_noise[None]
     scale = inputs[:, -1:]
     images = inputs[:, :-1] / jnp.where(scale == 0, 1, scale)
-    good = (found.support > 0) & (scale[:, 0] != 0) & jnp.isfinite(images).all(1)
+    sound = (scale[:, 0] != 0) & jnp.isfinite(images).all(1)
+    return jnp.where(sound[:, None], images, 0), sound
+
+
+def _judged(images, sound, support, bounded):
+    """Reject what is no image, for want of support or far outside of [0, 1]."""
+    good = sound & (support > 0)
     if bounded:
         clipped = jnp.clip(images, 0, 1)
         good &= jnp.mean((images - clipped) ** 2, axis=1) < EXCESS**2
         images = clipped
-    return jnp.where(good[:, None], images, 0), jnp.where(good, found.support, 0)
+    return jnp.where(good[:, None], images, 0), jnp.where(good, support, 0)
 
 
 def _fill(images, certainty, others):

@@ -9,6 +9,7 @@ Directions are weighed in two ways. In the whitened space, whose units are also 
 it is not whitened, errors of all entries are alike: there it is judged what is zero.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -37,8 +38,13 @@ POLISH = jnp.geomspace(1e-2, 1e-8, 7).tolist()
 # Steps towards the smallest eigenvector at a time, and the smallest pivot of one, as a share.
 INVERSE_ITERATIONS = 4
 TINY = 1e-30
-# Sine of the angle to those chosen before at which a direction counts as one more.
-APART = 0.03
+# Sine of the angle to those chosen before at which a direction counts as one more, and the same in
+# deviations of its noise.
+APART, APART_IN_NOISE = 0.03, 2.0
+# Times that directions are held against the zeros of their images.
+SETTLING = 4
+# Zeros that a contradiction outweighs.
+CONTRADICTION = 0.5
 
 
 class Space(NamedTuple):
@@ -151,7 +157,7 @@ def search(space: Space, key: jax.Array, starts: int, rounds: int) -> Found:
         first = _descend(space, _starts(start, found.directions, starts))
         first = jnp.concatenate([first, _split(space, split, found.directions, starts)])
         pool = jnp.concatenate([found.directions, _polish(space, first)])
-        directions, support = _choose(pool, _support(space, pool))
+        directions, support = _choose(space, pool, _support(space, pool))
         barren = jnp.where(support.sum() > found.support.sum(), 0, found.barren + 1)
         return Found(directions, support, found.rounds + 1, barren)
 
@@ -286,12 +292,64 @@ def _support(space, directions):
     return jnp.where(jnp.any(directions != 0, axis=1), support, 0).astype(y.dtype)
 
 
-def _choose(directions, support):
+def settle(space: Space, found: Found, silent_units: Callable[[jax.Array], jax.Array]) -> Found:
+    """Hold directions against the zeros that their images must have, and correct them by these.
+
+    Of two images whose derivatives are nearly the same, the difference is the sparser. But it is
+    zero at units that its image activates.
+
+    Args:
+        space: that was searched.
+        found: in it.
+        silent_units: directions [batch, batch] -> where the images that follow from them activate
+            no unit, bool [batch, units].
+    """
+    products = _products(space.whitener @ space.rows)
+    noise = (space.whitener @ space.whitener.T).ravel()
+
+    def again(_, found):
+        # If but one is missing, its image follows from any direction in its place.
+        directions = _completed(space, found.directions)
+        silent = silent_units(directions) & space.heard[None]
+        weights = silent.astype(space.rows.dtype)
+        moments = weights @ products - jnp.outer(weights.sum(1), noise)
+        corrected = _smallest(space, moments, directions)
+        pool = jnp.concatenate([corrected, found.directions])
+        support = _support(space, pool)
+        wrong = _contradictions(space, pool, jnp.concatenate([silent, silent]))
+        support = jnp.maximum(support - CONTRADICTION * wrong, 0)
+        directions, support = _choose(space, pool, support)
+        return found._replace(directions=directions, support=support)
+
+    return jax.lax.fori_loop(0, SETTLING, again, found)
+
+
+def _completed(space, directions):
+    """Put directions at right angles to those found where there are none."""
+    missing = jnp.all(directions == 0, axis=1)
+    batch = len(directions)
+    # Of the smallest eigenvalues: what lies beyond the rank, which must stay out, gets a large one.
+    outside = jnp.diag(jnp.arange(batch) < batch - space.rank)
+    others = jnp.linalg.eigh(directions.T @ directions + 2 * batch * outside)[1].T
+    return jnp.where(missing[:, None], others[jnp.cumsum(missing) - 1], directions)
+
+
+def _contradictions(space, directions, silent):
+    """Count derivatives that must be zero and are not, and those that must not be zero and are."""
+    y = jnp.abs(derivatives(space, directions))
+    wrong = jnp.where(silent, y >= 3 * ZERO, y < ZERO) & space.heard[None]
+    return wrong.sum(axis=1)
+
+
+def _choose(space, directions, support):
     """Choose those of the largest support, as many as there are dimensions, all independent."""
+    sizes = jnp.sum(space.sizes * space.heard) / jnp.maximum(space.heard.sum(), 1)
+    apart = jnp.maximum(APART, APART_IN_NOISE * sizes * _noise_of(space, directions)[:, 0])
+    apart = jnp.minimum(apart, 0.5)
 
     def step(rest, _):
         lengths = jnp.linalg.norm(rest, axis=1)
-        scores = jnp.where(lengths > APART, support, 0)
+        scores = jnp.where(lengths > apart, support, 0)
         best = jnp.argsort(-scores)[0]
         taken = scores[best] > 0
         new = taken * rest[best] / jnp.where(taken, lengths[best], 1)
