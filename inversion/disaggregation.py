@@ -72,7 +72,7 @@ def disaggregate(
 
         def silent_units(directions):
             images = jnp.clip(_images(space, directions)[0], 0, 1)
-            return images @ weights[:-1] + weights[-1] <= 0
+            return images @ weights[:-1] + weights[-1:] <= 0
 
         found = settle(space, found, silent_units)
     images, certainty = _judged(*_images(space, found.directions), found.support, bounded)

@@ -19,8 +19,7 @@ def exact(public: PublicKnowledge) -> Problem:
     alone, and of aggregates, which hold more images than can be told apart, it leaves what
     `analytic` leaves.
 
-    The images come in no particular order: the labels play no part. They are there where the
-    attack is mapped over clients, as `solve` does; one client alone has but their shape.
+    The images come in no particular order: the labels play no part.
 
     Raises:
         ValueError: for a model whose first layer is not dense, or is the last one, so that no ReLU
@@ -41,27 +40,25 @@ def exact(public: PublicKnowledge) -> Problem:
         )
     match = matcher(public)
 
-    @jax.custom_batching.custom_vmap
-    def images_of(gradient, key):
-        return jnp.zeros((public.batch, len(gradient) - 1), gradient.dtype)
-
-    @images_of.def_vmap
-    def images_of_all(count, batched, gradients, keys):
+    def init(key, observation, params, labels):
         # In single precision, rounding here would exceed that of the observation.
         with jax.enable_x64(True):
-            # In turn, as side by side all would take as long as the slowest one.
-            found = [
-                disaggregate(of_one.astype(jnp.float64), public.batch, key, bounded=True)[0]
-                for of_one, key in zip(gradients, keys, strict=True)
-            ]
-            return jnp.stack(found).astype(gradients.dtype), True
-
-    def init(key, observation, params, labels):
-        sent = layer_params(observation, path)
-        images = images_of(jnp.concatenate([sent["kernel"], sent["bias"][None]]), key)
-        return images.reshape(-1, *public.image_shape)
+            images, _ = disaggregate(
+                _rows(observation, path),
+                public.batch,
+                key,
+                bounded=True,
+                weights=_rows(params, path),
+            )
+        return images.astype(jnp.float32).reshape(-1, *public.image_shape)
 
     def loss(images, observation, params, labels):
         return match(params, images, labels, observation).cosine_distance()
 
-    return Problem(init, loss, optax.identity(), steps=0)
+    return Problem(init, loss, optax.identity(), steps=0, in_turn=True)
+
+
+def _rows(tree, path):
+    """A dense layer's kernel with the bias as one more row, in double precision."""
+    layer = layer_params(tree, path)
+    return jnp.concatenate([layer["kernel"], layer["bias"][None]]).astype(jnp.float64)

@@ -42,12 +42,15 @@ class Problem(NamedTuple):
         loss: (Z, observation, params, labels) -> scalar, the smaller the better.
         optimizer: treats every pixel by itself, so that one state serves all jobs of a chunk.
         steps: at least 0.
+        in_turn: whether jobs start one after the other. Side by side, an `init` that ends when it
+            is done would take as long for each as for the slowest.
     """
 
     init: Callable
     loss: Callable
     optimizer: optax.GradientTransformation
     steps: int
+    in_turn: bool = False
 
 
 class Solution(NamedTuple):
@@ -151,7 +154,8 @@ def _compiled(problem, mapper):
         def of_job(key, observation, labels):
             return problem.init(key, observation, params, labels)
 
-        images = mapper.map(of_job)(keys, observations, labels)
+        how = Mapper(vmapped=False) if problem.in_turn else mapper
+        images = how.map(of_job)(keys, observations, labels)
         return images, problem.optimizer.init(images)
 
     def losses(images, observations, params, labels):
