@@ -12,17 +12,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from activation_patterns import settle
 from analytic import pick
-from sparse_directions import (
-    ROUNDS,
-    STARTS,
-    ZERO,
-    Space,
-    derivatives,
-    row_space,
-    search,
-    settle,
-)
+from row_space import ZERO, Space, derivatives, row_space
+from sparse_directions import ROUNDS, STARTS, search
 
 # Root-mean-square excess over [0, 1] at which what was found is no image.
 EXCESS = 0.1
@@ -67,20 +60,21 @@ def disaggregate(
     size = jnp.where(size > 0, size, 1)
     gradient = gradient / size
     space = row_space(gradient, batch, None if noise is None else noise / size)
-    found = search(space, key, starts, rounds)
+    held_against = None
     if weights is not None:
 
         def silent_units(directions):
             images = jnp.clip(_images(space, directions)[0], 0, 1)
             return images @ weights[:-1] + weights[-1:] <= 0
 
-        found = settle(space, found, silent_units)
+        held_against = partial(settle, space, silent_units=silent_units)
+    found = search(space, key, starts, rounds, held_against)
     images, certainty = _judged(*_images(space, found.directions), found.support, bounded)
     return _fill(images, certainty, pick(gradient[:-1], gradient[-1], batch))
 
 
 def _images(space: Space, directions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Solve for images [batch, pixels] and whether there is one, given derivatives up to factors."""
+    """Solve for images [batch, pixels], and whether there are, given derivatives up to factors."""
     y = derivatives(space, directions)
     y = jnp.where(jnp.abs(y) < ZERO, 0, y)
     lengths = jnp.linalg.norm(y, axis=1, keepdims=True)
