@@ -76,19 +76,33 @@ def search(
         first = _descend(space, _starts(start, found.directions, starts))
         first = jnp.concatenate([first, _split(space, split, found.directions, starts)])
         pool = jnp.concatenate([found.directions, _polish(space, first)])
-        support = support_of(space, pool)
-        # No number of zeros outweighs that nothing speaks against a direction.
-        first_choice = support.at[:batch].add(jnp.where(found.settled, space.heard.sum(), 0))
-        chosen, taken = choose(pool, first_choice)
-        directions, support = pool[chosen] * taken[:, None], support[chosen] * taken
-        settled = found.settled
+        directions, support, settled = preferred(pool, found.settled)
         if settle is not None:
-            directions, support, settled = settle(directions, jax.random.fold_in(own, 2))
-        barren = jnp.where(support.sum() > found.support.sum(), 0, found.barren + 1)
+            corrected, _, settled = settle(directions, jax.random.fold_in(own, 2))
+            # Others are left as they were found: not even right ones agree while some are missing.
+            pool = jnp.concatenate([corrected * settled[:, None], directions])
+            directions, support, settled = preferred(pool, settled)
+        better = worth(support, settled).sum() > worth(found.support, found.settled).sum()
+        barren = jnp.where(better, 0, found.barren + 1)
         return Found(directions, support, settled, found.rounds + 1, barren)
 
+    def worth(support, settled):
+        # No number of zeros outweighs that nothing speaks against a direction.
+        return support + jnp.where(settled, space.heard.sum(), 0)
+
+    def preferred(pool, settled):
+        """Choose from a pool, of whose first directions it is known whether they are settled."""
+        support = support_of(space, pool)
+        settled = jnp.pad(settled, (0, len(pool) - batch))
+        chosen, taken = choose(pool, jnp.where(support > 0, worth(support, settled), 0))
+        return pool[chosen] * taken[:, None], support[chosen] * taken, settled[chosen] & taken
+
     none = jnp.zeros((batch, batch), dtype), jnp.zeros(batch, dtype), jnp.zeros(batch, bool)
-    return jax.lax.while_loop(unfinished, look, Found(*none, jnp.int32(0), jnp.int32(0)))
+    found = jax.lax.while_loop(unfinished, look, Found(*none, jnp.int32(0), jnp.int32(0)))
+    if settle is None:
+        return found
+    directions, support, settled = settle(found.directions, jax.random.fold_in(key, rounds))
+    return found._replace(directions=directions, support=support, settled=settled)
 
 
 def _starts(key, found, starts):
