@@ -5,7 +5,8 @@ It is told the architecture, the decays and what the server sees; neither labels
 1. `ratio.follow` undoes the ratio: gradients up to a factor for each entry.
 2. `calibration.calibrate` finds the factors in the first dense layer, from the gradients' rank.
 3. `disaggregation.disaggregate` takes the gradients apart into images, up to a gain for each pixel.
-4. `brightness.gains` finds the gains.
+4. `activations.gains` finds the gains, by what the layer that follows saw of the images; where none
+   does, `brightness.gains`.
 
 Where the rank says nothing, as in a first round or with as many images as units, or where the
 first layer is not dense, the direction of the last round's gradient is matched instead, with a
@@ -18,11 +19,14 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from activations import TooFewEquationsError, of_images
+from activations import gains as gains_by_activations
 from analytic import least_squares
 from brightness import gains
-from calibration import CannotCalibrateError, calibrate
-from disaggregation import disaggregate
+from calibration import CannotCalibrateError, calibrate, follow_drift
+from disaggregation import Disaggregated, disaggregate
 from label_inference import infer_labels
 from optimise import solve
 from ratio import Decay, follow
@@ -94,8 +98,8 @@ def adaptive(match: Callable, public: PublicKnowledge) -> WindowAttack:
         if not dense:
             raise ValueError("gradients of convolutions are not taken apart")
         with jax.enable_x64(True):
-            found, _ = _take_apart(_rows(gradients, path), images, key, bounded=True)
-            return _as_images(found, public)
+            found = _take_apart(_rows(gradients, path), images, key, bounded=True)
+            return _as_images(found.images, public)
 
     return WindowAttack(reconstruct, from_gradients)
 
@@ -108,16 +112,48 @@ def images_behind(view: WindowView) -> int:
 def _by_rank(view, path, key):
     """Steps 1 to 4."""
     public, images = view.public, images_behind(view)
-    y = _follow(view, _rows(view.observations, path))
-    scales = calibrate(y, images).scales
-    gradients = scales[None] * y
-    looked_at = gradients[:: max(1, len(gradients) // ROUNDS_FOR_GAINS)]
-    found, certainty = _take_apart(looked_at, images, key)
-    pictures = found.reshape(-1, *public.image_shape)
-    gain = gains(pictures, certainty.ravel() >= CERTAIN, public.levels)
-    bright = gradients[-SCORED:] * jnp.append(gain.ravel(), 1)[None, :, None]
-    found, _ = _take_apart(bright, images, key)
-    return _as_images(found, public)
+    gradients = _gradients(view, path)
+    some = np.arange(len(gradients))[:: max(1, len(gradients) // ROUNDS_FOR_GAINS)]
+    gain, exactly = _gains(view, some, _take_apart(gradients[some], images, key))
+    last = gradients[-SCORED:] * jnp.append(gain, 1)[None, :, None]
+    weights = _rows(view.params, path)[-SCORED:] if exactly else None
+    return _as_images(_take_apart(last, images, key, exactly, weights).images, public)
+
+
+def _gradients(view, path):
+    """Of a dense layer in each round that can be undone, up to a gain for each row."""
+    y, rank = _follow(view, _rows(view.observations, path)), images_behind(view)
+    scales = calibrate(y, rank).scales
+    # With one client behind it, an observation is undone without an error that would add up.
+    return y * (scales[None] if view.mixed == 1 else follow_drift(y, rank, scales))
+
+
+def _gains(view, some, found):
+    """Gains of pixels by images found in some rounds; and whether they are more than likely."""
+    public = view.public
+    certain = np.asarray(found.certainty >= CERTAIN)
+    layers = public.layers()
+    if len(layers) > 1 and layers[1][1] is nn.Dense:
+        try:
+            return _gains_by_activations(view, some, found, certain), True
+        except (CannotCalibrateError, TooFewEquationsError):
+            pass
+    pictures = found.images.reshape(-1, *public.image_shape)
+    return gains(pictures, jnp.asarray(certain.ravel()), public.levels).ravel(), False
+
+
+def _gains_by_activations(view, some, found, certain):
+    (path, _), (next_path, _) = view.public.layers()[:2]
+    gradients = _gradients(view, next_path)
+    shown = [of_images(*each) for each in zip(gradients[some], found.silent, strict=True)]
+    activations, reliable = (np.stack(each) for each in zip(*shown, strict=True))
+    number, image = np.nonzero(reliable & certain)
+    return gains_by_activations(
+        np.asarray(found.images)[number, image],
+        activations[number, image],
+        number,
+        np.asarray(_rows(view.params, path)[some - len(gradients)]),
+    )
 
 
 def _follow(view, observations):
@@ -137,23 +173,32 @@ def _separable(images):
     return images <= MOST_IMAGES
 
 
-def _take_apart(gradients, images, key, bounded=False):
-    """Images [round, image, pixel] and their certainty [round, image], the surest first."""
+def _take_apart(gradients, images, key, bounded=False, weights=None):
+    """`Disaggregated` [round, ...], the images that are surest first."""
     if images == 1:  # there is nothing to take apart
         found = jax.vmap(least_squares)(gradients[:, :-1], gradients[:, -1])
-        return found[:, None], jnp.full((len(found), 1), CERTAIN)
+        certainty = jnp.full((len(found), 1), CERTAIN)
+        return Disaggregated(found[:, None], certainty, gradients[:, -1:] == 0)
     count = min(images, MOST_IMAGES)
     rank = count if _separable(images) else min(images, 4 * MOST_IMAGES)
     parts = [
-        disaggregate(gradient, rank, jax.random.fold_in(key, number), bounded=bounded)
+        disaggregate(
+            gradient,
+            rank,
+            jax.random.fold_in(key, number),
+            bounded=bounded,
+            weights=None if weights is None else weights[number],
+        )
         for number, gradient in enumerate(gradients)
     ]
-    found, certainty = (jnp.stack(each) for each in zip(*parts, strict=True))
-    surest = jnp.argsort(-certainty, axis=1)[:, :count]
-    return (
-        jnp.take_along_axis(found, surest[:, :, None], axis=1),
-        jnp.take_along_axis(certainty, surest, axis=1),
-    )
+    found = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+    surest = jnp.argsort(-found.certainty, axis=1)[:, :count]
+
+    def those(leaf):
+        return jnp.take_along_axis(leaf, surest[:, :, None], axis=1)
+
+    certainty = jnp.take_along_axis(found.certainty, surest, axis=1)
+    return Disaggregated(those(found.images), certainty, those(found.silent))
 
 
 def _as_images(pixels, public):

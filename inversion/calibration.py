@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 # Units to calibrate with, at least, and for each sample: more of them determine it better, and are
@@ -40,6 +41,10 @@ ROWS = 16
 WORST = 5.0
 # Iterations that extend a calibration to further units.
 EXTENSIONS = 40
+# Rounds that are calibrated together where factors drift, and iterations that this takes.
+BLOCK, BLOCK_ITERATIONS = 16, 6
+# Change of a factor within a window, as the logarithm of its ratio, that drift may explain.
+DRIFT = 0.3
 
 
 class Calibration(NamedTuple):
@@ -92,6 +97,68 @@ def calibrate(y: jax.Array, rank: int, iterations: int = ITERATIONS) -> Calibrat
     guess = _first_guess(loud, scales)
     scales = _extend(loud, guess, scales, some, spaces, chosen, weights[0])
     return Calibration(scales, residuals[0])
+
+
+def follow_drift(y: jax.Array, rank: int, scales: jax.Array) -> jax.Array:
+    """Find the factors of gradients anew every few rounds, where they drift.
+
+    Of aggregates, the mean of squared gradients is guessed at, and each round adds an error to the
+    factors. Those of a whole window are right in its middle only.
+
+    Args:
+        y: as in `calibrate`.
+        rank: as in `calibrate`.
+        scales: of the whole window, [row, unit].
+
+    Returns:
+        Factors in each round, [round, row, unit]; 0 where they do not fit.
+    """
+    count = max(1, len(y) // BLOCK)
+    blocks = np.array_split(np.arange(len(y)), count)
+    return jnp.concatenate(
+        [
+            jnp.broadcast_to(_of_block(y[block], rank, scales), (len(block), *scales.shape))
+            for block in blocks
+        ]
+    )
+
+
+def _of_block(y, rank, scales):
+    loud = y * (jnp.abs(y[:, -1:]) > QUIET)
+    activity = jnp.mean(loud[:, -1] != 0, axis=0)
+    chosen = jnp.flatnonzero((activity > 0) & (scales[-1] > 0))
+    if len(chosen) <= rank:
+        return scales
+    some, known = loud[:, :, chosen], scales[:, chosen]
+    found, spaces = known, _random_spaces(some, rank)
+    weights = jnp.ones(len(y), y.dtype), jnp.ones(y.shape[1], y.dtype)
+    for number in range(BLOCK_ITERATIONS):
+        solved, spaces, residuals = _improve(some, found, spaces, *weights)
+        if number > 0:  # before, the spaces were random
+            found = solved
+        if number > 1:
+            weights = _weights(*residuals)
+    found, misfit = _near(found, known), _misfit(some, found, spaces)
+    usual = jnp.median(misfit[jnp.argsort(-activity[chosen])[:UNITS]])
+    return jnp.zeros_like(scales).at[:, chosen].set(jnp.where(misfit <= WORST * usual, found, 0))
+
+
+def _near(found, known):
+    """Leave gauges as they are, and what changed by more than drift explains."""
+    ratio = jnp.where((found > 0) & (known > 0), found / _size(known), jnp.nan)
+    for axis in (1, 0, 1, 0):
+        ratio /= jnp.nan_to_num(jnp.nanmedian(ratio, axis=axis, keepdims=True), nan=1.0)
+    return known * jnp.where(jnp.abs(jnp.log(ratio)) < DRIFT, ratio, 1)
+
+
+@jax.jit
+def _misfit(y, scales, spaces):
+    """The share of each unit's gradient, in norm, that has no place within the row spaces."""
+    gradients = y * scales[None]
+    gradients /= _size(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2), keepdims=True)))
+    gradients /= _size(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
+    spaces = jnp.linalg.qr(gradients.mT @ (gradients @ spaces))[0]
+    return _root_share((gradients - (gradients @ spaces) @ spaces.mT) ** 2, gradients**2, (0, 1))
 
 
 def _first_guess(y, like=None):

@@ -9,6 +9,7 @@ the scales from its column of ones.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,23 @@ from sparse_directions import ROUNDS, STARTS, search
 
 # Root-mean-square excess over [0, 1] at which what was found is no image.
 EXCESS = 0.1
+
+
+class Disaggregated(NamedTuple):
+    """What was found behind a gradient.
+
+    Attributes:
+        images: [batch, pixels], in no particular order.
+        certainty: [batch], the number of zero derivatives that support an image, beyond those that
+            chance explains; 0 for a mere quotient of gradients (see `analytic.pick`), which stands
+            where no image was found.
+        silent: bool [batch, units], the units at which an image's derivative is zero; none where no
+            image was found.
+    """
+
+    images: jax.Array
+    certainty: jax.Array
+    silent: jax.Array
 
 
 @partial(jax.jit, static_argnames=("batch", "bounded", "starts", "rounds"))
@@ -32,7 +50,7 @@ def disaggregate(
     weights: jax.Array | None = None,
     starts: int = STARTS,
     rounds: int = ROUNDS,
-) -> tuple[jax.Array, jax.Array]:
+) -> Disaggregated:
     """Find the images of a minibatch from the gradient of a dense layer before a ReLU.
 
     Rows of the gradient may each have an unknown positive gain: pixels then have it too, relative
@@ -50,11 +68,6 @@ def disaggregate(
             units an image's derivatives must be zero. None where they are unknown, or gains are.
         starts: directions that descend at a time.
         rounds: how often, at most.
-
-    Returns:
-        Images [batch, pixels], in no particular order, and how certain each is [batch]: the number
-        of zero derivatives that support it, beyond those that chance explains; 0 for a mere
-        quotient of gradients (see `analytic.pick`), which stands where no image was found.
     """
     size = jnp.abs(gradient).max()
     size = jnp.where(size > 0, size, 1)
@@ -70,7 +83,11 @@ def disaggregate(
         held_against = partial(settle, space, silent_units=silent_units)
     found = search(space, key, starts, rounds, held_against)
     images, certainty = _judged(*_images(space, found.directions), found.support, bounded)
-    return _fill(images, certainty, pick(gradient[:-1], gradient[-1], batch))
+    silent = space.heard[None] & (jnp.abs(derivatives(space, found.directions)) < ZERO)
+    others = pick(gradient[:-1], gradient[-1], batch)
+    return Disaggregated(
+        _fill(images, certainty, others), certainty, silent & (certainty > 0)[:, None]
+    )
 
 
 def _images(space: Space, directions: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -104,4 +121,4 @@ def _fill(images, certainty, others):
     differences = jnp.sum((others[:, None] - jnp.clip(images, 0, 1)[None]) ** 2, axis=2)
     nearest = jnp.where(missing[None], jnp.inf, differences).min(axis=1)
     ordered = others[jnp.argsort(-nearest)]
-    return jnp.where(missing[:, None], ordered[jnp.cumsum(missing) - 1], images), certainty
+    return jnp.where(missing[:, None], ordered[jnp.cumsum(missing) - 1], images)

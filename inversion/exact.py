@@ -43,13 +43,13 @@ def exact(public: PublicKnowledge) -> Problem:
     def init(key, observation, params, labels):
         # In single precision, rounding here would exceed that of the observation.
         with jax.enable_x64(True):
-            images, _ = disaggregate(
+            images = disaggregate(
                 _rows(observation, path),
                 public.batch,
                 key,
                 bounded=True,
                 weights=_rows(params, path),
-            )
+            ).images
         return images.astype(jnp.float32).reshape(-1, *public.image_shape)
 
     def loss(images, observation, params, labels):

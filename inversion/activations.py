@@ -1,0 +1,181 @@
+"""Brightness, exactly: what the first layer's units made of an image tells how bright it was.
+
+Calibration leaves a gain g_p for each pixel open, that is images x_p g_p of which x alone is known.
+The gradient of the second dense layer, calibrated likewise, holds the same images' activations h_j,
+up to a factor c_j for each unit. And the server knows the weights W and biases b that it sent:
+
+    sum_p W_pj x_p g_p + b_j = c_j h_j      for each image and each unit j that it activates.
+
+These are linear equations in g and c, many more than there are unknowns, as each image gives one
+for each of its active units. They are solved by least squares in the iterations of a robust
+estimator, since some of the images are mixtures. The biases are small: they say little but the
+common factor of g and c, and so it is only it that suffers where they are lost in errors.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# Equations to solve, at most: some ten for each unknown.
+EQUATIONS = 12_000
+ITERATIONS = 12
+# Weight of the guess in the first iteration, and its relative error.
+FIRST_TRUST, GUESSED = 1e-2, 0.5
+# Errors, in usual ones, beyond which equations and images count for less.
+USUAL, USUAL_IMAGE = 3.0, 2.0
+# Share of the next smallest singular value that the smallest may have, and share of activations, in
+# energy, that may be negative, where activations are found.
+SINGULAR, NEGATIVE = 0.3, 1e-3
+# An image's smallest activation to rely on, as a share of its largest.
+QUIET = 1e-4
+# Gains are within this factor of the guess.
+FAR = 1e3
+# Relative error of the common factor up to which it is relied on.
+CERTAIN = 0.1
+# Share of a pixel's values above the one that is taken for white, as a guess, and times the usual
+# gain from which on a pixel is taken to be black.
+WHITE, FAINTEST = 0.05, 1e3
+# Singular values of a layer's gradient below this share of the largest are rounding.
+ROUNDING = 1e-5
+
+
+class TooFewEquationsError(ValueError):
+    """Too few images with activations."""
+
+
+@jax.jit
+def of_images(gradient: jax.Array, silent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Find images' activations in the gradient of the layer that follows.
+
+    Its columns are combinations of the activations, of which each image's are zero where its
+    derivatives are: that tells it from all others.
+
+    Args:
+        gradient: of the second layer's kernel and bias, each row up to a factor;
+            [units + 1, outputs].
+        silent: bool [image, units], where derivatives of the image are known to be zero.
+
+    Returns:
+        Activations [image, units], each unit up to a factor, and bool [image], whether they are
+        reliable.
+    """
+    size = jnp.sqrt(jnp.mean(gradient**2, axis=1))
+    live = size > 0
+    size = jnp.where(live, size, 1)
+    basis, values, _ = jnp.linalg.svd(gradient / size[:, None], full_matrices=False)
+    count = min(len(silent), len(values))
+    basis = basis[:, :count] * (values[:count] > ROUNDING * values[0])
+    # Directions that there are none of must not be taken for those that vanish.
+    missing = jnp.diag(values[:count] <= ROUNDING * values[0]).astype(basis.dtype)
+
+    def of_image(silent):
+        zeros = silent & live[:-1]
+        _, small, directions = jnp.linalg.svd(
+            jnp.concatenate([basis[:-1] * zeros[:, None], missing]), full_matrices=False
+        )
+        h = basis @ directions[-1] * size
+        h = jnp.where(zeros, 0, h[:-1] / jnp.where(h[-1] == 0, 1, h[-1]))
+        clear = (
+            (zeros.sum() > count + 1) & (small[-1] < SINGULAR * small[-2]) if count > 1 else True
+        )
+        negative = jnp.sum(jnp.minimum(h, 0) ** 2) > NEGATIVE * jnp.sum(h**2)
+        return h, told & ~negative & jnp.isfinite(h).all() & (h > 0).any()
+
+    return lax.map(of_image, silent)
+
+
+def gains(
+    images: np.ndarray,
+    activations: np.ndarray,
+    rounds: np.ndarray,
+    weights: np.ndarray,
+) -> np.ndarray:
+    """Solve for the pixels' gains.
+
+    Args:
+        images: [image, pixel], each pixel up to a positive gain.
+        activations: [image, unit] of the first layer, each unit up to a positive factor.
+        rounds: int [image], which of the weights an image was seen by.
+        weights: of the first layer in each round, the bias as the last row,
+            [round, pixels + 1, units].
+
+    Returns:
+        Gains [pixel]; 0 for pixels that no image shows.
+
+    Raises:
+        TooFewEquationsError: where there are fewer of them than pixels.
+    """
+    guess = _brightest(images)
+    images = images * guess
+    typical = np.maximum(np.quantile(np.abs(activations), 0.9, axis=0), 1e-12)
+    which, unit = np.nonzero(activations > QUIET * activations.max(1, keepdims=True, initial=0))
+    if len(which) < len(guess):
+        raise TooFewEquationsError(f"{len(which)} equations for {len(guess)} pixels")
+    chosen = np.random.default_rng(0).permutation(len(which))[:EQUATIONS]
+    which, unit = which[chosen], unit[chosen]
+    seen = weights[rounds[which], :, unit]
+    pixels = seen[:, :-1] * images[which]
+    equations = np.zeros((len(which), pixels.shape[1] + activations.shape[1] + 1))
+    equations[:, : pixels.shape[1]] = pixels
+    equations[np.arange(len(which)), pixels.shape[1] + unit] = -(activations / typical)[which, unit]
+    equations[:, -1] = seen[:, -1]
+    # An image's equations as relative to what its activations should be.
+    energy = np.bincount(which, (pixels**2).sum(1), len(images))
+    energy /= np.maximum(np.bincount(which, minlength=len(images)), 1)
+    equations /= np.sqrt(np.where(energy > 0, energy, 1))[which][:, None]
+    solution, error = _solve(equations, which, pixels.shape[1], len(images))
+    relative, common = np.asarray(solution[: pixels.shape[1]]), float(solution[-1])
+    if common <= 0 or float(error) > CERTAIN * common:
+        common = np.median(relative[guess > 0])
+    relative = relative / common if common > 0 else np.ones_like(relative)
+    return guess * np.where((relative > 1 / FAR) & (relative < FAR), relative, 1)
+
+
+def _brightest(images):
+    """Gains that make nearly the brightest of each pixel's values white, to start from."""
+    white = np.quantile(np.maximum(images, 0), 1 - WHITE, axis=0)
+    gain = np.where(white > 0, 1 / np.where(white > 0, white, 1), 0)
+    usual = np.median(gain[gain > 0]) if gain.any() else 0
+    return np.where(gain < FAINTEST * usual, gain, 0)
+
+
+def _solve(equations, which, pixels, images):
+    """Robust least squares -> (what all equations make 0, error of its last entry)."""
+    return jax.jit(_robust, static_argnums=(2, 3))(
+        jnp.asarray(equations), jnp.asarray(which), pixels, images
+    )
+
+
+def _robust(equations, which, pixels, images):
+    columns = jnp.sqrt(jnp.mean(equations**2, axis=0))
+    shown = jnp.where(columns[:pixels] > 0, columns[:pixels], 0)
+    # Pixels count by what they do, or a dark one could stand for all.
+    share = shown**2 / jnp.sum(shown**2)
+    columns = jnp.where(columns > 0, columns, 1).at[:pixels].set(jnp.sqrt(jnp.mean(shown**2)))
+    scaled, size = equations / columns, len(columns)
+    sum_to_one = jnp.zeros(size).at[:pixels].set(share)
+    each = jnp.zeros(size).at[:pixels].set(1.0)
+    count = jnp.zeros(images).at[which].add(1)
+
+    def iteration(number, carry):
+        weights, spread, *_ = carry
+        trust = jnp.maximum(FIRST_TRUST * 0.1**number / pixels, spread**2) * each
+        matrix = (scaled * weights[:, None]).T @ scaled / jnp.sum(weights)
+        matrix += jnp.diag(trust + 1e-13) + jnp.outer(sum_to_one, sum_to_one)
+        factor = jax.scipy.linalg.cho_factor(matrix)
+        found = jax.scipy.linalg.cho_solve(factor, trust + sum_to_one)
+        error = jnp.abs(scaled @ found)
+        usual = jnp.median(error)
+        of_images = jnp.sqrt(jnp.zeros(images).at[which].add(error**2) / jnp.maximum(count, 1))
+        usual_image = jnp.nanmedian(jnp.where(count > 0, of_images, jnp.nan))
+        of_images = 1 / (1 + (of_images / (USUAL_IMAGE * usual_image + 1e-15)) ** 2)
+        variance = jax.scipy.linalg.cho_solve(factor, jnp.zeros(size).at[-1].set(1.0))[-1]
+        last = jnp.sqrt(variance / jnp.sum(weights)) * 1.5 * usual
+        weights = of_images[which] / (1 + (error / (1.5 * USUAL * usual + 1e-15)) ** 2)
+        spread = 1.5 * usual / jnp.sqrt(jnp.sum(weights)) / GUESSED
+        return weights, spread, found, last
+
+    start = jnp.ones(len(scaled)), jnp.zeros(()), jnp.zeros(size), jnp.zeros(())
+    *_, found, last = lax.fori_loop(0, ITERATIONS, iteration, start)
+    return (found / columns * columns[0]), last / columns[-1] * columns[0]
