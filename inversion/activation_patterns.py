@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from row_space import ZERO, Space, derivatives
-from sparse_directions import Found, choose, products_of, smallest, support_of
+from row_space import ZERO, Space, derivatives, support_of
+from sparse_directions import Found, choose, products_of, smallest
 
 # Times that directions are corrected, at most.
 CORRECTIONS = 6

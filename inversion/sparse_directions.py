@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from row_space import ZERO, Space, derivatives, noise_of
+from row_space import ZERO, Space, derivatives, noise_of, support_of
 
 # Random directions that descend at a time, and how often at most.
 STARTS, ROUNDS = 128, 24
@@ -220,22 +220,6 @@ def smallest(space: Space, moments: jax.Array, directions: jax.Array) -> jax.Arr
 
 def _unit(directions):
     return directions / optax.safe_norm(directions, 1e-12, axis=1, keepdims=True)
-
-
-def support_of(space: Space, directions: jax.Array) -> jax.Array:
-    """Count the zeros that neither chance nor the choice of the direction explains."""
-    y = jnp.abs(derivatives(space, directions))
-    y = jnp.where(space.heard[None], y, jnp.inf)
-    zeros = jnp.sum(y < ZERO, axis=1)
-    by_chance = jnp.sum((y >= ZERO) & (y < 3 * ZERO), axis=1) / 2
-    clear = jnp.sum(jnp.isfinite(y) & (y >= 3 * ZERO), axis=1)
-    support = zeros - by_chance - (space.rank - 1)
-    # Where few derivatives are clearly none, zeros are small for want of a signal.
-    sound = (support > 3 + 2 * jnp.sqrt(by_chance)) & (clear > 2 * by_chance)
-    support = jnp.where(sound, support, 0)
-    # A single image needs no zeros to be told from others.
-    support = jnp.where(space.rank == 1, jnp.maximum(support, 1), support)
-    return jnp.where(jnp.any(directions != 0, axis=1), support, 0).astype(y.dtype)
 
 
 def choose(directions: jax.Array, support: jax.Array) -> tuple[jax.Array, jax.Array]:

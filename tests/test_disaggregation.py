@@ -38,12 +38,15 @@ def errors(found, true):
 @pytest.mark.parametrize("batch", [1, 2, 8, 16])
 def test_without_noise_images_are_exact(batch, double_precision):
     images, derivatives, gradient = layer(batch)
-    found, certainty = disaggregate(gradient, batch, KEY)
+    # Each number of images compiles for seconds; fewer than are looked for are found as well.
+    most = 8 if batch == 2 else batch
+    found, certainty = disaggregate(gradient, most, KEY)
     assert errors(found, images).max() < 1e-6
     # A direction is free to make as many derivatives zero as there are others. Units that no image
     # activates say nothing.
     zeros = (derivatives[:, (derivatives != 0).any(axis=0)] == 0).sum(axis=1)
-    assert sorted(certainty) == sorted(np.maximum(1, zeros - (batch - 1)))
+    expected = np.maximum(1, zeros - (batch - 1))
+    assert sorted(certainty) == [0] * (most - batch) + sorted(expected)
 
 
 def test_small_derivatives_are_not_lost_beside_large_ones(double_precision):
@@ -110,17 +113,17 @@ def test_repeated_and_silent_images_leave_the_others_alone(double_precision):
 
 def test_more_images_than_can_be_told_apart_are_quotients_soon():
     _, _, gradient = layer(200)
-    jax.block_until_ready(disaggregate(gradient.astype(np.float32), 10, KEY))
+    jax.block_until_ready(disaggregate(gradient.astype(np.float32), 8, KEY))
     began = time.perf_counter()
-    found, certainty = jax.block_until_ready(disaggregate(gradient.astype(np.float32), 10, KEY))
+    found, certainty = jax.block_until_ready(disaggregate(gradient.astype(np.float32), 8, KEY))
     assert time.perf_counter() - began < 10
-    assert found.shape == (10, PIXELS)
+    assert found.shape == (8, PIXELS)
     assert np.isfinite(found).all()
     assert not certainty.any()
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_nothing_is_black(batch):
+@pytest.mark.parametrize("batch", [1, 8])
+def test_nothing_is_black(batch, double_precision):
     found, certainty = disaggregate(jnp.zeros((PIXELS + 1, UNITS)), batch, KEY)
     np.testing.assert_array_equal(found, np.zeros((batch, PIXELS)))
     assert not certainty.any()
@@ -130,12 +133,3 @@ def test_fewer_units_than_images_are_not_an_error():
     found, _ = disaggregate(layer(8, units=4)[2].astype(np.float32), 8, KEY)
     assert found.shape == (8, PIXELS)
     assert np.isfinite(found).all()
-
-
-def test_many_layers_side_by_side():
-    layers = [layer(4, seed) for seed in range(2)]
-    gradients = jnp.asarray(np.stack([gradient for _, _, gradient in layers]), jnp.float32)
-    keys = jax.random.split(KEY, 2)
-    found, _ = jax.vmap(lambda gradient, key: disaggregate(gradient, 4, key))(gradients, keys)
-    for images, one in zip(found, layers, strict=True):
-        assert errors(images, one[0]).max() < 1e-2
