@@ -9,15 +9,17 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from row_space import ZERO, Space, derivatives
-from sparse_directions import choose, products_of, smallest, support_of
+from row_space import ZERO, Space, derivatives, support_of
+from sparse_directions import Found, choose, products_of, smallest
 
 # Times that directions are corrected, at most.
 CORRECTIONS = 6
 # Sets of directions, some of them drawn anew, from which images follow at a time.
 VARIANTS = 8
-# Share of the units at which an image may contradict its direction: rounding blurs some images.
-CONTRADICTED = 0.05
+# Share of the units at which an image may contradict its direction, which is kept then: while some
+# are missing, the images of others are blurred. And the share at which all is taken for solved:
+# what rounding blurs contradicts at fewer, what is wrong at more.
+CONTRADICTED, SOLVED = 0.05, 0.015
 
 
 def settle(
@@ -25,7 +27,7 @@ def settle(
     directions: jax.Array,
     key: jax.Array,
     silent_units: Callable[[jax.Array], jax.Array],
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Found, jax.Array]:
     """Correct directions by the zeros that their images must have.
 
     An image follows from its own direction and from all others, but where all others are right it
@@ -40,46 +42,45 @@ def settle(
             no unit, bool [batch, units].
 
     Returns:
-        Directions likewise; their support [batch], as `sparse_directions.support_of` has it, less
-        what contradicts it; and whether next to nothing does, bool [batch].
+        Directions, their support less what contradicts it, and whether little does; and whether all
+        are there and next to nothing contradicts any.
     """
     batch = len(directions)
     products = products_of(space.whitener @ space.rows)
     noise = (space.whitener @ space.whitener.T).ravel()
-    most = CONTRADICTED * space.heard.sum()
 
-    def judge(directions, number):
-        silent = silent_units(_completed(space, directions, jax.random.fold_in(key, number)))
-        wrong = _contradictions(space, directions, silent)
-        support = support_of(space, directions)
-        return directions, silent, wrong, jnp.where(wrong <= most, support, 0) > 0
-
-    def doubtful(state):
-        number, (*_, settled) = state
-        return (number < CORRECTIONS) & (settled.sum() < space.rank)
+    def unsolved(state):
+        number, *_, solved = state
+        return (number <= CORRECTIONS) & ~solved
 
     def correct(state):
-        number, (directions, silent, wrong, settled) = state
-        which, anew = jax.random.split(jax.random.fold_in(key, CORRECTIONS + 1 + number))
-        kept = settled[None] | jax.random.bernoulli(which, 0.5, (VARIANTS, batch))
+        number, directions, before, _ = state
+        which, anew = jax.random.split(jax.random.fold_in(key, number))
+        kept = before.settled[None] | jax.random.bernoulli(which, 0.5, (VARIANTS, batch))
+        kept = kept.at[0].set(True)
         variants = jax.vmap(lambda kept, key: _completed(space, directions * kept[:, None], key))(
             kept, jax.random.split(anew, VARIANTS)
         )
-        silent = jnp.concatenate([silent[None], jax.vmap(silent_units)(variants)])
-        silent = silent.reshape(-1, silent.shape[2])
+        silent = jax.vmap(silent_units)(variants).reshape(VARIANTS * batch, -1)
         weights = (silent & space.heard[None]).astype(products.dtype)
         moments = weights @ products - jnp.outer(weights.sum(1), noise)
-        before = jnp.concatenate([directions[None], variants]).reshape(-1, batch)
-        pool = smallest(space, moments, before)
-        wrong = jnp.concatenate([wrong, _contradictions(space, pool, silent)])
-        pool = jnp.concatenate([directions, pool])
-        chosen, taken = choose(pool, jnp.maximum(support_of(space, pool) - wrong, 0))
-        return number + 1, judge(pool[chosen] * taken[:, None], number + 1)
+        corrected = smallest(space, moments, variants.reshape(-1, batch))
+        pool = jnp.concatenate([directions, corrected])
+        # The first variant has all directions, so that its images are theirs.
+        wrong = _contradictions(space, pool, jnp.concatenate([silent[:batch], silent]))
+        support = support_of(space, pool)
+        heard = space.heard.sum()
+        # The first ones are the directions as they are given.
+        agree = (wrong[:batch] <= CONTRADICTED * heard) & (support[:batch] > 0)
+        solved = jnp.sum(agree & (wrong[:batch] <= SOLVED * heard)) >= space.rank
+        support = jnp.maximum(support - wrong, 0)
+        chosen, taken = choose(pool, support)
+        found = Found(directions, support[:batch], agree)
+        return number + 1, pool[chosen] * taken[:, None], found, solved
 
-    _, (directions, _, wrong, settled) = jax.lax.while_loop(
-        doubtful, correct, (jnp.int32(0), judge(directions, 0))
-    )
-    return directions, jnp.maximum(support_of(space, directions) - wrong, 0), settled
+    nothing = jnp.zeros(batch, directions.dtype), jnp.zeros(batch, bool)
+    start = jnp.int32(0), directions, Found(directions, *nothing), jnp.array(False)
+    return jax.lax.while_loop(unsolved, correct, start)[2:]
 
 
 def _completed(space, directions, key):

@@ -76,9 +76,10 @@ def of_images(gradient: jax.Array, silent: jax.Array) -> tuple[jax.Array, jax.Ar
         )
         h = basis @ directions[-1] * size
         h = jnp.where(zeros, 0, h[:-1] / jnp.where(h[-1] == 0, 1, h[-1]))
-        clear = (
-            (zeros.sum() > count + 1) & (small[-1] < SINGULAR * small[-2]) if count > 1 else True
-        )
+        # A single image needs no telling apart.
+        told = jnp.bool_(True)
+        if count > 1:
+            told = (zeros.sum() > count + 1) & (small[-1] < SINGULAR * small[-2])
         negative = jnp.sum(jnp.minimum(h, 0) ** 2) > NEGATIVE * jnp.sum(h**2)
         return h, told & ~negative & jnp.isfinite(h).all() & (h > 0).any()
 

@@ -39,7 +39,6 @@ class Disaggregated(NamedTuple):
     silent: jax.Array
 
 
-@partial(jax.jit, static_argnames=("batch", "bounded", "starts", "rounds"))
 @jax.default_matmul_precision("highest")
 def disaggregate(
     gradient: jax.Array,
@@ -69,25 +68,43 @@ def disaggregate(
         starts: directions that descend at a time.
         rounds: how often, at most.
     """
+    # Compiled in parts, of which the search takes the longest and depends on the fewest arguments.
+    gradient = jnp.asarray(gradient)
+    space = _space(gradient, batch, noise)
+    found = _found(space, key, weights, starts, rounds)
+    return _judged(gradient, space, found, batch, bounded)
+
+
+@partial(jax.jit, static_argnames="batch")
+def _space(gradient, batch, noise):
     size = jnp.abs(gradient).max()
     size = jnp.where(size > 0, size, 1)
-    gradient = gradient / size
-    space = row_space(gradient, batch, None if noise is None else noise / size)
-    held_against = None
-    if weights is not None:
+    return row_space(gradient / size, batch, None if noise is None else noise / size)
 
-        def silent_units(directions):
-            images = jnp.clip(_images(space, directions)[0], 0, 1)
-            return images @ weights[:-1] + weights[-1:] <= 0
 
-        held_against = partial(settle, space, silent_units=silent_units)
-    found = search(space, key, starts, rounds, held_against)
-    images, certainty = _judged(*_images(space, found.directions), found.support, bounded)
+@partial(jax.jit, static_argnames=("starts", "rounds"))
+def _found(space, key, weights, starts, rounds):
+    def silent_units(directions):
+        images = jnp.clip(_images(space, directions)[0], 0, 1)
+        return images @ weights[:-1] + weights[-1:] <= 0
+
+    held_against = partial(settle, space, silent_units=silent_units)
+    return search(space, key, starts, rounds, None if weights is None else held_against)
+
+
+@partial(jax.jit, static_argnames=("batch", "bounded"))
+def _judged(gradient, space, found, batch, bounded):
+    """Images and their certainty, quotients in place of what is no image."""
+    images, good = _images(space, found.directions)
+    good &= found.support > 0
+    if bounded:
+        clipped = jnp.clip(images, 0, 1)
+        good &= jnp.mean((images - clipped) ** 2, axis=1) < EXCESS**2
+        images = clipped
+    images, certainty = jnp.where(good[:, None], images, 0), jnp.where(good, found.support, 0)
     silent = space.heard[None] & (jnp.abs(derivatives(space, found.directions)) < ZERO)
     others = pick(gradient[:-1], gradient[-1], batch)
-    return Disaggregated(
-        _fill(images, certainty, others), certainty, silent & (certainty > 0)[:, None]
-    )
+    return Disaggregated(_fill(images, certainty, others), certainty, silent & good[:, None])
 
 
 def _images(space: Space, directions: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -103,16 +120,6 @@ def _images(space: Space, directions: jax.Array) -> tuple[jax.Array, jax.Array]:
     images = inputs[:, :-1] / jnp.where(scale == 0, 1, scale)
     sound = (scale[:, 0] != 0) & jnp.isfinite(images).all(1)
     return jnp.where(sound[:, None], images, 0), sound
-
-
-def _judged(images, sound, support, bounded):
-    """Reject what is no image, for want of support or far outside of [0, 1]."""
-    good = sound & (support > 0)
-    if bounded:
-        clipped = jnp.clip(images, 0, 1)
-        good &= jnp.mean((images - clipped) ** 2, axis=1) < EXCESS**2
-        images = clipped
-    return jnp.where(good[:, None], images, 0), jnp.where(good, support, 0)
 
 
 def _fill(images, certainty, others):

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Deviations of the noise within which a derivative is taken for zero.
+# Deviations of the noise within which a derivative is taken for zero. Outside, as many again are
+# looked at to tell how many would be so small by chance.
 ZERO = 4.0
 # By how much a singular value must exceed the largest that noise alone would have.
 ABOVE_NOISE = 1.2
@@ -108,3 +109,19 @@ def derivatives(space: Space, directions: jax.Array) -> jax.Array:
     """The loss's derivatives at each unit, in deviations of their noise."""
     noise = noise_of(space, directions)
     return directions @ space.white / space.sizes[None] / jnp.where(noise > 0, noise, 1)
+
+
+def support_of(space: Space, directions: jax.Array) -> jax.Array:
+    """Count the zeros that neither chance nor the choice of the direction explains."""
+    y = jnp.abs(derivatives(space, directions))
+    y = jnp.where(space.heard[None], y, jnp.inf)
+    zeros = jnp.sum(y < ZERO, axis=1)
+    by_chance = jnp.sum((y >= ZERO) & (y < 3 * ZERO), axis=1) / 2
+    clear = jnp.sum(jnp.isfinite(y) & (y >= 3 * ZERO), axis=1)
+    support = zeros - by_chance - (space.rank - 1)
+    # Where few derivatives are clearly none, zeros are small for want of a signal.
+    sound = (support > 3 + 2 * jnp.sqrt(by_chance)) & (clear > 2 * by_chance)
+    support = jnp.where(sound, support, 0)
+    # A single image needs no zeros to be told from others.
+    support = jnp.where(space.rank == 1, jnp.maximum(support, 1), support)
+    return jnp.where(jnp.any(directions != 0, axis=1), support, 0).astype(y.dtype)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from row_space import ZERO, Space, derivatives, noise_of
+from row_space import ZERO, Space, derivatives, noise_of, support_of
 
 # Random directions that descend at a time, and how often at most.
 STARTS, ROUNDS = 128, 24
@@ -38,14 +38,28 @@ class Found(NamedTuple):
     Attributes:
         directions: [batch, batch], each of length 1, or of 0 where there is none.
         support: zeros in excess of those that chance explains, [batch].
-        settled: bool [batch], whether nothing speaks against it.
-        rounds: how many times they have been looked for.
-        barren: how many times in a row that brought nothing new.
+        settled: bool [batch], whether what else is known agrees.
     """
 
     directions: jax.Array
     support: jax.Array
     settled: jax.Array
+
+
+class _State(NamedTuple):
+    """Of a search: directions to go on from, what is made of them, and how it goes.
+
+    Attributes:
+        kept: [batch, batch] and so on.
+        best: the same, corrected.
+        solved: whether no more need be looked for.
+        rounds: how many times they have been looked for.
+        barren: how many times in a row that brought nothing new.
+    """
+
+    kept: Found
+    best: Found
+    solved: jax.Array
     rounds: jax.Array
     barren: jax.Array
 
@@ -60,49 +74,52 @@ def search(
         key: of the random directions.
         starts: directions that descend at a time.
         rounds: how often, at most.
-        settle: (directions, key) -> (directions, support, settled) as in `Found`, which holds them
-            against what else is known. It is enough once all are settled.
+        settle: (directions [batch, batch], key) -> (`Found`, solved), which holds them against
+            what else is known, corrects them, and says whether it is enough; until then, they are
+            looked for. None for nothing known.
     """
     batch, dtype = len(space.white), space.white.dtype
 
-    def unfinished(found):
-        complete = jnp.sum(found.support > 0) >= space.rank
-        enough = (complete & (found.barren >= PATIENCE)) | (found.settled.sum() >= space.rank)
-        return (found.rounds < rounds) & ~enough
-
-    def look(found):
-        own = jax.random.fold_in(key, found.rounds)
-        start, split = jax.random.split(own)
-        first = _descend(space, _starts(start, found.directions, starts))
-        first = jnp.concatenate([first, _split(space, split, found.directions, starts)])
-        pool = jnp.concatenate([found.directions, _polish(space, first)])
-        directions, support, settled = preferred(pool, found.settled)
+    def unfinished(state):
         if settle is not None:
-            corrected, _, settled = settle(directions, jax.random.fold_in(own, 2))
-            # Others are left as they were found: not even right ones agree while some are missing.
-            pool = jnp.concatenate([corrected * settled[:, None], directions])
-            directions, support, settled = preferred(pool, settled)
-        better = worth(support, settled).sum() > worth(found.support, found.settled).sum()
-        barren = jnp.where(better, 0, found.barren + 1)
-        return Found(directions, support, settled, found.rounds + 1, barren)
+            return (state.rounds < rounds) & ~state.solved
+        complete = jnp.sum(state.kept.support > 0) >= space.rank
+        return (state.rounds < rounds) & ~(complete & (state.barren >= PATIENCE))
 
-    def worth(support, settled):
-        # No number of zeros outweighs that nothing speaks against a direction.
-        return support + jnp.where(settled, space.heard.sum(), 0)
+    def look(state):
+        own, before = jax.random.fold_in(key, state.rounds), state.kept
+        start, split = jax.random.split(own)
+        first = _descend(space, _starts(start, before.directions, starts))
+        first = jnp.concatenate([first, _split(space, split, before.directions, starts)])
+        pool = jnp.concatenate([before.directions, _polish(space, first)])
+        kept = best = preferred(pool, before.settled)
+        solved = state.solved
+        if settle is not None:
+            best, solved = settle(kept.directions, jax.random.fold_in(own, 2))
+            # Others are left as they were found: not even right ones agree while some are missing.
+            settled = best.directions * best.settled[:, None]
+            kept = preferred(jnp.concatenate([settled, kept.directions]), best.settled)
+        better = worth(space, kept).sum() > worth(space, before).sum()
+        barren = jnp.where(better, 0, state.barren + 1)
+        return _State(kept, best, solved, state.rounds + 1, barren)
 
     def preferred(pool, settled):
         """Choose from a pool, of whose first directions it is known whether they are settled."""
-        support = support_of(space, pool)
         settled = jnp.pad(settled, (0, len(pool) - batch))
-        chosen, taken = choose(pool, jnp.where(support > 0, worth(support, settled), 0))
-        return pool[chosen] * taken[:, None], support[chosen] * taken, settled[chosen] & taken
+        found = Found(pool, support_of(space, pool), settled)
+        chosen, taken = choose(pool, worth(space, found))
+        pool = pool[chosen] * taken[:, None]
+        return Found(pool, found.support[chosen] * taken, settled[chosen] & taken)
 
-    none = jnp.zeros((batch, batch), dtype), jnp.zeros(batch, dtype), jnp.zeros(batch, bool)
-    found = jax.lax.while_loop(unfinished, look, Found(*none, jnp.int32(0), jnp.int32(0)))
-    if settle is None:
-        return found
-    directions, support, settled = settle(found.directions, jax.random.fold_in(key, rounds))
-    return found._replace(directions=directions, support=support, settled=settled)
+    none = Found(jnp.zeros((batch, batch), dtype), jnp.zeros(batch, dtype), jnp.zeros(batch, bool))
+    start = _State(none, none, jnp.array(False), jnp.int32(0), jnp.int32(0))
+    return jax.lax.while_loop(unfinished, look, start).best
+
+
+def worth(space: Space, found: Found) -> jax.Array:
+    """Say which of some directions to prefer: that one is settled outweighs any support."""
+    settled = found.settled & (found.support > 0)
+    return found.support + jnp.where(settled, space.heard.sum(), 0)
 
 
 def _starts(key, found, starts):
@@ -203,22 +220,6 @@ def smallest(space: Space, moments: jax.Array, directions: jax.Array) -> jax.Arr
 
 def _unit(directions):
     return directions / optax.safe_norm(directions, 1e-12, axis=1, keepdims=True)
-
-
-def support_of(space: Space, directions: jax.Array) -> jax.Array:
-    """Count the zeros that neither chance nor the choice of the direction explains."""
-    y = jnp.abs(derivatives(space, directions))
-    y = jnp.where(space.heard[None], y, jnp.inf)
-    zeros = jnp.sum(y < ZERO, axis=1)
-    by_chance = jnp.sum((y >= ZERO) & (y < 3 * ZERO), axis=1) / 2
-    clear = jnp.sum(jnp.isfinite(y) & (y >= 3 * ZERO), axis=1)
-    support = zeros - by_chance - (space.rank - 1)
-    # Where few derivatives are clearly none, zeros are small for want of a signal.
-    sound = (support > 3 + 2 * jnp.sqrt(by_chance)) & (clear > 2 * by_chance)
-    support = jnp.where(sound, support, 0)
-    # A single image needs no zeros to be told from others.
-    support = jnp.where(space.rank == 1, jnp.maximum(support, 1), support)
-    return jnp.where(jnp.any(directions != 0, axis=1), support, 0).astype(y.dtype)
 
 
 def choose(directions: jax.Array, support: jax.Array) -> tuple[jax.Array, jax.Array]:
