@@ -25,7 +25,7 @@ METRICS = (
 WATCHED = {
     "attack_round": lambda number: f"round {number:,}",
     "window": lambda number: f"window {number:,}",
-    "local_steps": lambda number: "" if number == 1 else f"{number} local steps",
+    "local_steps": lambda number: "" if number == 1 else f"{number} steps",
     "protected": lambda name: "" if name == UNPROTECTED else name,
 }
 WHOSE = ["clients", "batch_size", "target"]

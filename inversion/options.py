@@ -20,6 +20,11 @@ from fl.simulation import algorithms, models
 ALGORITHMS = ("fedavg", "adam", "secadam")
 BATCH_SIZE = 8
 WINDOW = 100
+# What --aggregates shows: the strongest attack on gradients; the paper's on ratios, and one that
+# knows Adam.
+AGGREGATES = {"fedavg": ("exact",), "secadam": ("representation", "adaptive")}
+OF_AGGREGATES = tuple(itertools.chain(*AGGREGATES.values()))
+PICTURES = ("gen_images", "aggregates", "gradcams")
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class Options(CommonOptions):
         nargs="+",
         type=choice(ALGORITHMS, algorithms.ALIASES),
     )
-    attack: tuple[str, ...] = option(
-        ("representation",),
+    attack: tuple[str, ...] | None = option(
+        None,
         "attacks: " + ", ".join(ATTACKS) + " (default: representation)",
         nargs="+",
         type=choice(ATTACKS),
@@ -141,6 +146,12 @@ class Options(CommonOptions):
         "results (default: softmax, 10 clients, fedavg and secadam)",
         action="store_true",
     )
+    aggregates: bool = option(
+        False,
+        "instead of scores, draw what attacks make of aggregates of ever more clients, in figures/ "
+        "beside the results (default: lenet, 1, 2, 10 and 100 clients, batch size 1)",
+        action="store_true",
+    )
     gradcams: bool = option(
         False,
         "instead of attacks, draw Grad-CAM heat maps, in figures/ beside the results (default: "
@@ -156,20 +167,35 @@ class Options(CommonOptions):
 
 def resolve(options: Options) -> Options:
     """Fill in the defaults that depend on other options."""
-    model, algorithm, clients = ("lenet",), ("fedavg",), None
+    model, algorithm, clients, batch_size = ("lenet",), ("fedavg",), None, (BATCH_SIZE,)
+    attack, attack_round, attack_clients = ("representation",), None, None
     if options.gen_images:
         model, algorithm, clients = ("softmax",), ("fedavg", "secadam"), (10,)
     if options.gradcams:
         model, algorithm = ("cnn2",), ("adam", "secadam")
+    if options.aggregates:
+        algorithm, attack = tuple(AGGREGATES), OF_AGGREGATES
+        clients, batch_size = (1, 2, 10, 100), (1,)
+        # The same minibatches, whether an attack watches one round or a window.
+        attack_round, attack_clients = (options.rounds,), 0
+    if options.idlg:
+        attack, batch_size = ("idlg",), (1,)
     return replace(
         options,
         model=options.model or model,
         algorithm=options.algorithm or algorithm,
-        attack=("idlg",) if options.idlg else options.attack,
+        attack=attack if options.idlg else options.attack or attack,
+        attack_round=options.attack_round or attack_round,
+        attack_clients=attack_clients if options.attack_clients is None else options.attack_clients,
         clients=options.clients or clients,
-        batch_size=options.batch_size or ((1,) if options.idlg else (BATCH_SIZE,)),
+        batch_size=options.batch_size or batch_size,
         protect=options.protect or (NONE,),
     )
+
+
+def attacks_on(algorithm: str, options: Options) -> tuple[str, ...]:
+    """Attacks that are made on an algorithm."""
+    return AGGREGATES[algorithm] if options.aggregates else options.attack
 
 
 def check(options: Options, parser: ArgumentParser) -> None:
@@ -184,10 +210,15 @@ def check(options: Options, parser: ArgumentParser) -> None:
     """
     if options.idlg and options.batch_size != (1,):
         parser.error(f"argument --idlg: needs a batch size of 1, got {options.batch_size[0]}")
+    _check_pictures(options, parser)
     _check_windows(options, parser)
     if options.dp:
         _check_dp(options, parser)
-    tasks = itertools.product(options.dataset, options.model, options.algorithm, options.attack)
+    tasks = [
+        (*task, attack)
+        for task in itertools.product(options.dataset, options.model, options.algorithm)
+        for attack in attacks_on(task[-1], options)
+    ]
     for dataset, model, algorithm, attack in tasks:
         public = PublicKnowledge(
             models.MODELS[model](),
@@ -207,7 +238,6 @@ def check(options: Options, parser: ArgumentParser) -> None:
                 classifier_metric.check(DATASETS[dataset].image_shape)
             except ValueError as error:
                 parser.error(f"argument --classifier-metric: {dataset}: {error}")
-    _check_pictures(options, parser)
 
 
 def _check_windows(options, parser):
@@ -216,7 +246,7 @@ def _check_windows(options, parser):
         for name in ("window", "attack_clients"):
             if getattr(options, name) is not None:
                 parser.error(
-                    f"argument --{name.replace('_', '-')}: is for attacks that watch several "
+                    f"argument {_flag(name)}: is for attacks that watch several "
                     f"rounds: {', '.join(name for name in ATTACKS if ATTACKS[name].watches)}"
                 )
     if False in watching and max(options.local_steps) > 1:
@@ -262,10 +292,20 @@ def _check_dp(options, parser):
 
 
 def _check_pictures(options, parser):
-    if options.gen_images and options.gradcams:
-        parser.error("argument --gradcams: one kind of pictures at a time, not with --gen-images")
-    if (options.gen_images or options.gradcams) and len(options.attack) > 1:
-        parser.error("argument --attack: pictures take a single one")
+    drawn = [name for name in PICTURES if getattr(options, name)]
+    if not drawn:
+        return
+    if len(drawn) > 1:
+        parser.error(f"argument {_flag(drawn[1])}: one kind of pictures at a time")
+    single = ["batch_size", "local_steps", "protect", "attack_round"]
+    if options.aggregates:
+        if options.algorithm != tuple(AGGREGATES) or options.attack != OF_AGGREGATES:
+            parser.error("argument --aggregates: has algorithms and attacks of its own")
+    else:
+        single += ["attack", "clients"]
+    for name in single:
+        if len(getattr(options, name) or ()) > 1:
+            parser.error(f"argument {_flag(name)}: pictures take a single one")
     if options.gen_images and options.converge:
         parser.error(
             "argument --converge: not with --gen-images, which shows the same minibatch under each "
@@ -273,6 +313,10 @@ def _check_pictures(options, parser):
         )
     if options.gradcams and {"softmax", "lenet"} & set(options.model):
         parser.error("argument --gradcams: needs a model with convolutions: cnn1 or cnn2")
+
+
+def _flag(name):
+    return f"--{name.replace('_', '-')}"
 
 
 def grid(options: Options) -> Iterator[Run]:
@@ -312,7 +356,7 @@ def grid(options: Options) -> Iterator[Run]:
             variant=options.variant,
             overrides=Overrides.of(options),
         )
-        for attack in options.attack:
+        for attack in attacks_on(algorithm, options):
             yield from _attacks(training, attack, options)
 
 

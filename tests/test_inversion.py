@@ -31,7 +31,10 @@ AGAIN = f"-s 0 1 --skip-done {SMALL}"
 DRAWN = f"--gen-images --skip-done {SMALL}"
 WATCHED = "-o ours --attack adaptive -m lenet -n 2 -b 1 -r 14 --window 8 --attack-round 3 14"
 PROTECTED = f"{WATCHED[:-4]}14 --attack-clients 0 --protect sign"
+AGGREGATES = "--aggregates -n 1 2 -r 14 --window 8 --attack-steps 3"
 HEAT_MAPS = "--gradcams -m cnn1 -o adam -n 2 -b 2 -r 1"
+# The space makes it another command line.
+PICTURES = [DRAWN, f"{DRAWN} ", HEAT_MAPS, AGGREGATES]
 
 federation, reconstruction, runs, server_view, threat_model = load(
     "inversion", "federation", "reconstruction", "runs", "server_view", "threat_model"
@@ -44,8 +47,7 @@ def made(tmp_path_factory):
     """What command lines of one process say, by command line, and the file of their results."""
     path = tmp_path_factory.mktemp("inversion") / "results.csv"
     words = [ATTACKS, PRIVATE, PERTURBED, PUBLISHED, CONVERGING, f"{CONVERGING} 0.5", AGAIN]
-    # The space makes it another command line.
-    said = outcomes(FOLDER, path, [*words, WATCHED, PROTECTED, DRAWN, f"{DRAWN} ", HEAT_MAPS])
+    said = outcomes(FOLDER, path, [*words, WATCHED, PROTECTED, *PICTURES])
     for status, text in said.values():
         assert status == 0, text
     return said, path
@@ -125,7 +127,10 @@ def test_pictures_are_drawn_once_and_leave_no_rows_and_no_checkpoints(made, fram
     said, path = made
     assert {file.name for file in (path.parent / "figures").iterdir()} == {
         f"{name}_seed-0.{kind}"
-        for name in ("reconstructions_digits_softmax", "gradcam_digits_cnn1")
+        for name in (
+            *("reconstructions_digits_softmax", "gradcam_digits_cnn1"),
+            "aggregates_digits_lenet",
+        )
         for kind in ("pdf", "png")
     }
     assert "1 of 1 pictures are there" in said[f"{DRAWN} "][1]
@@ -157,6 +162,12 @@ REFUSED = {
     "--gradcams --gen-images": "--gradcams",
     "--gen-images --attack cosine idlg": "--attack",
     "--gen-images --converge 0.5": "--converge",
+    "--gen-images -n 2 3": "--clients",
+    "--gen-images --aggregates": "--aggregates",
+    "--aggregates -o adam": "algorithms and attacks of its own",
+    "--aggregates --attack exact": "algorithms and attacks of its own",
+    "--aggregates -b 1 8": "--batch-size",
+    "--aggregates -m cnn1": "first layer is dense",
 }
 
 
