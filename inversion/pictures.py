@@ -144,8 +144,8 @@ def _aggregates(federations: Federations, data_dir: Path | None, stem: Path) -> 
     words = (
         f"What attacks make of the aggregate of so many clients, with {each} each, in round "
         f"{run.attack_round:,}; 1 client's is its own message.",
-        "Shown: the first images in the order of clients. Reconstructions are assigned one to one, "
-        "and brightened to the full range; below: mean PSNR of those shown, from before.",
+        "Shown: the first images in the order of clients; reconstructions are assigned one to one "
+        "where they match best, and brightened. Below: mean PSNR, from before.",
         "Chance: other training images in place of reconstructions.",
     )
     return panel_page(list(panels.values()), words, stem)
