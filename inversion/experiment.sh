@@ -8,7 +8,7 @@
 # are there aside and measures anew; anything after -- goes to main.py, such as -- --data-dir DIR.
 # Runs that results.csv holds already are skipped, and interrupted ones go on where they were.
 #
-# On 2 cores of an AMD EPYC: --quick takes about a minute. Fashion-MNIST with lenet: a training 20 to
+# On 2 cores of an AMD EPYC: --quick takes two minutes. Fashion-MNIST with lenet: a training 20 to
 # 40 s (100 s with DP, of which the grid has 60), an attack on it half a minute, three hours in all.
 # Expect there, as PSNR of the analytic attack: FedAvg 64.5 dB, SecAdam 7.1 dB.
 set -euo pipefail

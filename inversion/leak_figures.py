@@ -82,7 +82,7 @@ def time_figures(found: pd.DataFrame, column: str) -> Iterator[tuple[str, Figure
             more = f", {count(steps, 'local step')}" if steps > 1 else ""
             axis.set_title(of_whom(setting | values) + more, pad=3)
         entries = [("Attack", _handle(LOOKS[0])), *_beside(figure)]
-        finish(figure, setting, label, PSNR, *([entry] for entry in entries))
+        finish(figure, setting, label, PSNR, entries[:2], entries[2:])
         yield name, figure
 
 
