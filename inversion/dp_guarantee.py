@@ -20,6 +20,7 @@ theorem 8). Ratios, floors and models are made of the sums, and cost nothing.
 * Clients who work with the server take off their own noise: k of n leave z sqrt((n - k) / n). So do
   k who drop out.
 * What was chosen by looking at the data: the clip, learning rates, when to stop.
+* What a simulation prints and no server sees, such as the mean loss of training.
 * Noise is taken to be of real numbers, and messages to be added up without rounding. Floats are
   not, nor are the integers of secure aggregation (Kairouz et al. 2021, arXiv:2102.06387).
 """
