@@ -126,6 +126,7 @@ def train(
         algorithm=work.algorithm,
         local_steps=of.local_steps,
         levels=round(dataset.scale),
+        noisy=bool(of.noise),
     )
     return Trained(outcome, work, samples, sampler, public, saved, copies, start_sampler)
 
