@@ -63,7 +63,7 @@ def train_and_attack(options: Options, runs: list[Run]) -> None:
         if not trained.outcome.diverged:
             make = attack_many_rounds if ATTACKS[run.attack].watches else attack_one_round
             scores = make(options, run, trained, seen)
-        record(options.results, run, trained.outcome, scores)
+        record(options.results, run, trained.outcome, scores, options.delta)
     trained.remove_checkpoints()
 
 

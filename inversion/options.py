@@ -8,6 +8,7 @@ from pathlib import Path
 
 import classifier_metric
 from attacks import ATTACKS
+from dp_guarantee import noise_for
 from ratio_protection import NONE, PROTECTIONS, protection_name
 from runs import Overrides, Run, algorithm_label
 from threat_model import PublicKnowledge
@@ -25,6 +26,7 @@ WINDOW = 100
 AGGREGATES = {"fedavg": ("exact",), "secadam": ("representation", "adaptive")}
 OF_AGGREGATES = tuple(itertools.chain(*AGGREGATES.values()))
 PICTURES = ("gen_images", "aggregates", "gradcams")
+DELTA = 1e-5
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,23 @@ class Options(CommonOptions):
     )
     dp: tuple[float, float] | None = option(
         None,
-        "clip each client's update to the L2 norm CLIP, and add N(0, NOISE^2) to every entry",
+        "clip each client's message to the L2 norm CLIP, SecAdam's moments m and v / CLIP as one, "
+        "and let each client add N(0, NOISE^2) to every entry",
         nargs=2,
         metavar=("CLIP", "NOISE"),
         type=number(float, least=0),
+    )
+    dp_epsilon: tuple[float, float] | None = option(
+        None,
+        "as --dp, with the noise that gives what the server sees of sums this client-level EPSILON",
+        nargs=2,
+        metavar=("CLIP", "EPSILON"),
+        type=number(float, above=0),
+    )
+    delta: float | None = option(
+        None,
+        f"at which epsilon is stated, with --dp or --dp-epsilon (default: {DELTA:g})",
+        type=number(float, above=0),
     )
     perturb: bool = option(
         False, "rotate every training image by up to 10 degrees", action="store_true"
@@ -164,6 +179,11 @@ class Options(CommonOptions):
         type=Path,
     )
 
+    @property
+    def private(self) -> bool:
+        """Whether clients have differential privacy."""
+        return bool(self.dp or self.dp_epsilon)
+
 
 def resolve(options: Options) -> Options:
     """Fill in the defaults that depend on other options."""
@@ -190,6 +210,7 @@ def resolve(options: Options) -> Options:
         clients=options.clients or clients,
         batch_size=options.batch_size or batch_size,
         protect=options.protect or (NONE,),
+        delta=options.delta or (DELTA if options.private else None),
     )
 
 
@@ -212,8 +233,7 @@ def check(options: Options, parser: ArgumentParser) -> None:
         parser.error(f"argument --idlg: needs a batch size of 1, got {options.batch_size[0]}")
     _check_pictures(options, parser)
     _check_windows(options, parser)
-    if options.dp:
-        _check_dp(options, parser)
+    _check_dp(options, parser)
     tasks = [
         (*task, attack)
         for task in itertools.product(options.dataset, options.model, options.algorithm)
@@ -278,17 +298,19 @@ def _check_windows(options, parser):
 
 
 def _check_dp(options, parser):
-    if options.dp[0] == 0:
-        parser.error("argument --dp: CLIP must be above 0, or no update would be left")
-    send_updates = [
-        name for name in ALGORITHMS if algorithms.ALGORITHMS[name]().sends == algorithms.UPDATES
-    ]
-    for name in options.algorithm:
-        if name not in send_updates:
-            parser.error(
-                f"argument --dp: clips updates, and {name} sends moments; choose "
-                f"{' or '.join(send_updates)}"
-            )
+    if options.dp and options.dp_epsilon:
+        parser.error("argument --dp-epsilon: finds the noise itself; not with --dp")
+    if options.dp and options.dp[0] == 0:
+        parser.error("argument --dp: CLIP must be above 0, or no message would be left")
+    if options.delta and not options.private:
+        parser.error("argument --delta: is for --dp and --dp-epsilon")
+    if options.delta and options.delta >= 1:
+        parser.error("argument --delta: a probability is below 1")
+    sends = {algorithms.ALGORITHMS[name]().sends for name in options.algorithm}
+    if options.dp_epsilon and options.as_published and algorithms.UPDATES in sends:
+        parser.error("argument --dp-epsilon: the published clip bounds no update; give --dp")
+    if options.private and set(options.protect) != {NONE}:
+        parser.error("argument --protect: not with --dp or --dp-epsilon, which change the moments")
 
 
 def _check_pictures(options, parser):
@@ -321,7 +343,6 @@ def _flag(name):
 
 def grid(options: Options) -> Iterator[Run]:
     """Every run that the options, from `resolve`, ask for; those that share a training in a row."""
-    clip, noise = options.dp or (None, None)
     trainings = itertools.product(
         options.dataset,
         options.model,
@@ -334,11 +355,13 @@ def grid(options: Options) -> Iterator[Run]:
     )
     for dataset, model, algorithm, clients, batch_size, local_steps, protect, seed in trainings:
         converge = options.converge
+        clients = clients or (75 if model == "cnn2" else 100)
+        clip, noise = _clip_and_noise(options, clients)
         training = Run(
             dataset=dataset,
             model=model,
-            clients=clients or (75 if model == "cnn2" else 100),
-            algorithm=algorithm_label(algorithm, bool(options.dp), options.perturb),
+            clients=clients,
+            algorithm=algorithm_label(algorithm, options.private, options.perturb),
             attack="",
             clip=clip,
             noise=noise,
@@ -358,6 +381,17 @@ def grid(options: Options) -> Iterator[Run]:
         )
         for attack in attacks_on(algorithm, options):
             yield from _attacks(training, attack, options)
+
+
+def _clip_and_noise(options, clients):
+    if not options.dp_epsilon:
+        return options.dp or (None, None)
+    clip, epsilon = options.dp_epsilon
+    one_more = not options.attack_round and not all(
+        ATTACKS[name].watches for name in options.attack
+    )
+    rounds = options.rounds + one_more
+    return clip, noise_for(epsilon, clip, clients, rounds, options.delta)
 
 
 def _attacks(training, attack, options):
