@@ -10,7 +10,8 @@ It is told the architecture, the decays and what the server sees; neither labels
 
 Where the rank says nothing, as in a first round or with as many images as units, or where the
 first layer is not dense, the direction of the last round's gradient is matched instead, with a
-guess at the factors: the size of the gradients of noise, which the server can compute.
+guess at the factors: the size of the gradients of noise, which the server can compute. So it is
+under differential privacy, whose noise leaves no rank; there the factor is the floor's for all.
 """
 
 from collections.abc import Callable
@@ -29,9 +30,10 @@ from calibration import CannotCalibrateError, calibrate, follow_drift
 from disaggregation import Disaggregated, disaggregate
 from label_inference import infer_labels
 from optimise import solve
-from ratio import Decay, follow
+from ratio import Decay, differences, follow
 from threat_model import PublicKnowledge, WindowView, layer_params
 
+from fl.simulation.algorithms import MOMENTS
 from fl.simulation.models import CLASSES
 from fl.simulation.training import sample_losses
 
@@ -87,7 +89,7 @@ def adaptive(match: Callable, public: PublicKnowledge) -> WindowAttack:
 
     def reconstruct(view: WindowView, key):
         with jax.enable_x64(True):
-            if dense:
+            if dense and not public.noisy:
                 try:
                     return _by_rank(view, path, key)
                 except CannotCalibrateError:
@@ -159,6 +161,8 @@ def _gains_by_activations(view, some, found, certain):
 def _follow(view, observations):
     """Gradients up to a factor for each entry, of what is seen in double precision."""
     steps, ratios = view.public.local_steps, observations / view.public.sent_rate
+    if view.public.noisy:
+        return differences(ratios, view.first, Decay.of_round(steps), steps)
     return follow(ratios, view.first, Decay.of_round(steps), steps, float(view.mixed))
 
 
@@ -218,8 +222,11 @@ def _by_matching(view, match, key):
         return jnp.asarray(y, jnp.float32)
 
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf[-1]), view.params)
-    guess = _sizes_on_noise(public, params, key)
-    gradient = jax.tree.map(lambda ratios, size: last(ratios) * size, view.observations, guess)
+    if public.noisy and public.algorithm.sends == MOMENTS:
+        sizes = jax.tree.map(jnp.ones_like, params)
+    else:
+        sizes = _sizes_on_noise(public, params, key)
+    gradient = jax.tree.map(lambda ratios, size: last(ratios) * size, view.observations, sizes)
     observation = jax.tree.map(lambda leaf: leaf[None], gradient)
     labels = infer_labels(gradient, public.batch)
     solution = solve(match(public), observation, params, labels[None], key[None, None])

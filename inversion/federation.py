@@ -126,6 +126,7 @@ def train(
         algorithm=work.algorithm,
         local_steps=of.local_steps,
         levels=round(dataset.scale),
+        noisy=bool(of.noise),
     )
     return Trained(outcome, work, samples, sampler, public, saved, copies, start_sampler)
 
@@ -196,7 +197,7 @@ def protect_of(of: Run) -> Callable | None:
 
 def work_of(of: Run) -> rounds.Work:
     """Say what clients and server compute in the training of a run."""
-    privacy = None if of.clip is None else (of.clip, of.noise)
+    privacy = None if of.clip is None else (of.clip, of.noise, of.clients)
     rates = tuple(of.overrides.given("client_rate", "server_rate").items())
     step = of.overrides.pgd_step
     names = of.model, of.algorithm_name
@@ -207,9 +208,16 @@ def work_of(of: Run) -> rounds.Work:
 @lru_cache
 def _work(model, algorithm_name, rates, pgd_step, privacy, perturbed, protect, as_published):
     build = partial(algorithms.ALGORITHMS[algorithm_name], **dict(rates))
-    algorithm = build()
-    if as_published and algorithm.sends == algorithms.MOMENTS:
-        algorithm = build(**PUBLISHED_MOMENTS)
+    algorithm, privatise = build(), None
+    if algorithm.sends == algorithms.MOMENTS:
+        settings = PUBLISHED_MOMENTS if as_published else {}
+        if privacy:
+            privatise = clip_and_noise.moments_privatiser(*privacy[:2])
+            # An entry below the noise's deviation says nothing of v.
+            settings = settings | {"floor": clip_and_noise.noise_of_mean_v(*privacy)}
+        algorithm = build(**settings)
+    elif privacy:
+        privatise = clip_and_noise.privatiser(*privacy[:2], as_published)
     if pgd_step is None:
         published = PUBLISHED_PGD_STEP[algorithm.sends]
         pgd_step = published if as_published else PGD_STEP_SHARE * algorithm.client_rate
@@ -219,6 +227,6 @@ def _work(model, algorithm_name, rates, pgd_step, privacy, perturbed, protect, a
         losses,
         pgd.pgd(losses, pgd_step),
         augment=augmentation.random_rotation(PERTURBATION) if perturbed else None,
-        privatise=clip_and_noise.privatiser(*privacy, as_published) if privacy else None,
+        privatise=privatise,
         aggregator=watchful(algorithm, (), protect) if protect else None,
     )

@@ -4,7 +4,8 @@ Trains a federation, then attacks what the server would see of one more step: ea
 message, and the aggregate of all. Runs every combination of the data sets, models, algorithms,
 seeds and attacks given, and appends a row for each to results.csv. Attacks on the same training
 share it. A training that was interrupted goes on from its last checkpoint when the same command is
-given again. --gen-images and --gradcams draw pictures instead.
+given again. --gen-images, --aggregates and --gradcams draw pictures
+instead.
 """
 
 import itertools
@@ -17,7 +18,7 @@ import federation
 import pictures
 from attacks import ATTACKS
 from federation import Trained
-from options import Options, check, grid, resolve
+from options import PICTURES, Options, check, grid, resolve
 from reconstruction import attack
 from recording import record
 from runs import COLUMNS, Run, describe
@@ -36,10 +37,11 @@ def main() -> int:
     options = resolve(options)
     check(options, parser)
     engine.keep_compiled_code()
-    if options.gen_images or options.gradcams:
-        kind = pictures.HEAT_MAPS if options.gradcams else pictures.RECONSTRUCTIONS
-        where = options.results, options.data_dir
-        return pictures.draw(kind, list(grid(options)), *where, options.skip_done)
+    for name in PICTURES:
+        if getattr(options, name):
+            where = options.results, options.data_dir
+            kind = pictures.KINDS[name]
+            return pictures.draw(kind, list(grid(options)), *where, options.skip_done)
     try:
         results.check(options.results, COLUMNS)
     except results.ResultsError as error:
@@ -61,7 +63,7 @@ def train_and_attack(options: Options, runs: list[Run]) -> None:
         if not trained.outcome.diverged:
             make = attack_many_rounds if ATTACKS[run.attack].watches else attack_one_round
             scores = make(options, run, trained, seen)
-        record(options.results, run, trained.outcome, scores)
+        record(options.results, run, trained.outcome, scores, options.delta)
     trained.remove_checkpoints()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import classifier_metric
 from attacks import ATTACKS
+from dp_guarantee import noise_for
 from ratio_protection import NONE, PROTECTIONS, protection_name
 from runs import Overrides, Run, algorithm_label
 from threat_model import PublicKnowledge
@@ -20,6 +21,12 @@ from fl.simulation import algorithms, models
 ALGORITHMS = ("fedavg", "adam", "secadam")
 BATCH_SIZE = 8
 WINDOW = 100
+# What --aggregates shows: the strongest attack on gradients; the paper's on ratios, and one that
+# knows Adam.
+AGGREGATES = {"fedavg": ("exact",), "secadam": ("representation", "adaptive")}
+OF_AGGREGATES = tuple(itertools.chain(*AGGREGATES.values()))
+PICTURES = ("gen_images", "aggregates", "gradcams")
+DELTA = 1e-5
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,8 @@ class Options(CommonOptions):
         nargs="+",
         type=choice(ALGORITHMS, algorithms.ALIASES),
     )
-    attack: tuple[str, ...] = option(
-        ("representation",),
+    attack: tuple[str, ...] | None = option(
+        None,
         "attacks: " + ", ".join(ATTACKS) + " (default: representation)",
         nargs="+",
         type=choice(ATTACKS),
@@ -51,10 +58,23 @@ class Options(CommonOptions):
     )
     dp: tuple[float, float] | None = option(
         None,
-        "clip each client's update to the L2 norm CLIP, and add N(0, NOISE^2) to every entry",
+        "clip each client's message to the L2 norm CLIP, SecAdam's moments m and v / CLIP as one, "
+        "and let each client add N(0, NOISE^2) to every entry",
         nargs=2,
         metavar=("CLIP", "NOISE"),
         type=number(float, least=0),
+    )
+    dp_epsilon: tuple[float, float] | None = option(
+        None,
+        "as --dp, with the noise that gives what the server sees of sums this client-level EPSILON",
+        nargs=2,
+        metavar=("CLIP", "EPSILON"),
+        type=number(float, above=0),
+    )
+    delta: float | None = option(
+        None,
+        f"at which epsilon is stated, with --dp or --dp-epsilon (default: {DELTA:g})",
+        type=number(float, above=0),
     )
     perturb: bool = option(
         False, "rotate every training image by up to 10 degrees", action="store_true"
@@ -141,6 +161,12 @@ class Options(CommonOptions):
         "results (default: softmax, 10 clients, fedavg and secadam)",
         action="store_true",
     )
+    aggregates: bool = option(
+        False,
+        "instead of scores, draw what attacks make of aggregates of ever more clients, in figures/ "
+        "beside the results (default: lenet, 1, 2, 10 and 100 clients, batch size 1)",
+        action="store_true",
+    )
     gradcams: bool = option(
         False,
         "instead of attacks, draw Grad-CAM heat maps, in figures/ beside the results (default: "
@@ -153,23 +179,44 @@ class Options(CommonOptions):
         type=Path,
     )
 
+    @property
+    def private(self) -> bool:
+        """Whether clients have differential privacy."""
+        return bool(self.dp or self.dp_epsilon)
+
 
 def resolve(options: Options) -> Options:
     """Fill in the defaults that depend on other options."""
-    model, algorithm, clients = ("lenet",), ("fedavg",), None
+    model, algorithm, clients, batch_size = ("lenet",), ("fedavg",), None, (BATCH_SIZE,)
+    attack, attack_round, attack_clients = ("representation",), None, None
     if options.gen_images:
         model, algorithm, clients = ("softmax",), ("fedavg", "secadam"), (10,)
     if options.gradcams:
         model, algorithm = ("cnn2",), ("adam", "secadam")
+    if options.aggregates:
+        algorithm, attack = tuple(AGGREGATES), OF_AGGREGATES
+        clients, batch_size = (1, 2, 10, 100), (1,)
+        # The same minibatches, whether an attack watches one round or a window.
+        attack_round, attack_clients = (options.rounds,), 0
+    if options.idlg:
+        attack, batch_size = ("idlg",), (1,)
     return replace(
         options,
         model=options.model or model,
         algorithm=options.algorithm or algorithm,
-        attack=("idlg",) if options.idlg else options.attack,
+        attack=attack if options.idlg else options.attack or attack,
+        attack_round=options.attack_round or attack_round,
+        attack_clients=attack_clients if options.attack_clients is None else options.attack_clients,
         clients=options.clients or clients,
-        batch_size=options.batch_size or ((1,) if options.idlg else (BATCH_SIZE,)),
+        batch_size=options.batch_size or batch_size,
         protect=options.protect or (NONE,),
+        delta=options.delta or (DELTA if options.private else None),
     )
+
+
+def attacks_on(algorithm: str, options: Options) -> tuple[str, ...]:
+    """Attacks that are made on an algorithm."""
+    return AGGREGATES[algorithm] if options.aggregates else options.attack
 
 
 def check(options: Options, parser: ArgumentParser) -> None:
@@ -184,10 +231,14 @@ def check(options: Options, parser: ArgumentParser) -> None:
     """
     if options.idlg and options.batch_size != (1,):
         parser.error(f"argument --idlg: needs a batch size of 1, got {options.batch_size[0]}")
+    _check_pictures(options, parser)
     _check_windows(options, parser)
-    if options.dp:
-        _check_dp(options, parser)
-    tasks = itertools.product(options.dataset, options.model, options.algorithm, options.attack)
+    _check_dp(options, parser)
+    tasks = [
+        (*task, attack)
+        for task in itertools.product(options.dataset, options.model, options.algorithm)
+        for attack in attacks_on(task[-1], options)
+    ]
     for dataset, model, algorithm, attack in tasks:
         public = PublicKnowledge(
             models.MODELS[model](),
@@ -207,7 +258,6 @@ def check(options: Options, parser: ArgumentParser) -> None:
                 classifier_metric.check(DATASETS[dataset].image_shape)
             except ValueError as error:
                 parser.error(f"argument --classifier-metric: {dataset}: {error}")
-    _check_pictures(options, parser)
 
 
 def _check_windows(options, parser):
@@ -216,7 +266,7 @@ def _check_windows(options, parser):
         for name in ("window", "attack_clients"):
             if getattr(options, name) is not None:
                 parser.error(
-                    f"argument --{name.replace('_', '-')}: is for attacks that watch several "
+                    f"argument {_flag(name)}: is for attacks that watch several "
                     f"rounds: {', '.join(name for name in ATTACKS if ATTACKS[name].watches)}"
                 )
     if False in watching and max(options.local_steps) > 1:
@@ -248,24 +298,36 @@ def _check_windows(options, parser):
 
 
 def _check_dp(options, parser):
-    if options.dp[0] == 0:
-        parser.error("argument --dp: CLIP must be above 0, or no update would be left")
-    send_updates = [
-        name for name in ALGORITHMS if algorithms.ALGORITHMS[name]().sends == algorithms.UPDATES
-    ]
-    for name in options.algorithm:
-        if name not in send_updates:
-            parser.error(
-                f"argument --dp: clips updates, and {name} sends moments; choose "
-                f"{' or '.join(send_updates)}"
-            )
+    if options.dp and options.dp_epsilon:
+        parser.error("argument --dp-epsilon: finds the noise itself; not with --dp")
+    if options.dp and options.dp[0] == 0:
+        parser.error("argument --dp: CLIP must be above 0, or no message would be left")
+    if options.delta and not options.private:
+        parser.error("argument --delta: is for --dp and --dp-epsilon")
+    if options.delta and options.delta >= 1:
+        parser.error("argument --delta: a probability is below 1")
+    sends = {algorithms.ALGORITHMS[name]().sends for name in options.algorithm}
+    if options.dp_epsilon and options.as_published and algorithms.UPDATES in sends:
+        parser.error("argument --dp-epsilon: the published clip bounds no update; give --dp")
+    if options.private and set(options.protect) != {NONE}:
+        parser.error("argument --protect: not with --dp or --dp-epsilon, which change the moments")
 
 
 def _check_pictures(options, parser):
-    if options.gen_images and options.gradcams:
-        parser.error("argument --gradcams: one kind of pictures at a time, not with --gen-images")
-    if (options.gen_images or options.gradcams) and len(options.attack) > 1:
-        parser.error("argument --attack: pictures take a single one")
+    drawn = [name for name in PICTURES if getattr(options, name)]
+    if not drawn:
+        return
+    if len(drawn) > 1:
+        parser.error(f"argument {_flag(drawn[1])}: one kind of pictures at a time")
+    single = ["batch_size", "local_steps", "protect", "attack_round"]
+    if options.aggregates:
+        if options.algorithm != tuple(AGGREGATES) or options.attack != OF_AGGREGATES:
+            parser.error("argument --aggregates: has algorithms and attacks of its own")
+    else:
+        single += ["attack", "clients"]
+    for name in single:
+        if len(getattr(options, name) or ()) > 1:
+            parser.error(f"argument {_flag(name)}: pictures take a single one")
     if options.gen_images and options.converge:
         parser.error(
             "argument --converge: not with --gen-images, which shows the same minibatch under each "
@@ -275,9 +337,12 @@ def _check_pictures(options, parser):
         parser.error("argument --gradcams: needs a model with convolutions: cnn1 or cnn2")
 
 
+def _flag(name):
+    return f"--{name.replace('_', '-')}"
+
+
 def grid(options: Options) -> Iterator[Run]:
     """Every run that the options, from `resolve`, ask for; those that share a training in a row."""
-    clip, noise = options.dp or (None, None)
     trainings = itertools.product(
         options.dataset,
         options.model,
@@ -290,11 +355,13 @@ def grid(options: Options) -> Iterator[Run]:
     )
     for dataset, model, algorithm, clients, batch_size, local_steps, protect, seed in trainings:
         converge = options.converge
+        clients = clients or (75 if model == "cnn2" else 100)
+        clip, noise = _clip_and_noise(options, clients)
         training = Run(
             dataset=dataset,
             model=model,
-            clients=clients or (75 if model == "cnn2" else 100),
-            algorithm=algorithm_label(algorithm, bool(options.dp), options.perturb),
+            clients=clients,
+            algorithm=algorithm_label(algorithm, options.private, options.perturb),
             attack="",
             clip=clip,
             noise=noise,
@@ -312,8 +379,19 @@ def grid(options: Options) -> Iterator[Run]:
             variant=options.variant,
             overrides=Overrides.of(options),
         )
-        for attack in options.attack:
+        for attack in attacks_on(algorithm, options):
             yield from _attacks(training, attack, options)
+
+
+def _clip_and_noise(options, clients):
+    if not options.dp_epsilon:
+        return options.dp or (None, None)
+    clip, epsilon = options.dp_epsilon
+    one_more = not options.attack_round and not all(
+        ATTACKS[name].watches for name in options.attack
+    )
+    rounds = options.rounds + one_more
+    return clip, noise_for(epsilon, clip, clients, rounds, options.delta)
 
 
 def _attacks(training, attack, options):

@@ -2,19 +2,24 @@
 
 Marks are means over seeds, error bars one sample standard deviation. Filled marks: what the attack
 makes of each client's update; open marks: of the aggregate. Runs that differ in more than their
-seed, algorithm and data set get figures of their own. Runs that diverged are in no mean.
+seed, algorithm and data set get figures of their own. Runs that diverged are in no mean. What leaks
+to attacks that watch a window of rounds is drawn against how many images are mixed, against the
+rounds and the window, and beside the accuracy that protections leave.
 """
 
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
+from leak_figures import TIMES, mixing_figures, time_figures
+from leaks import leaks
+from marks import ERRORS, draw_point, heading, legend, mark, shades
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from result_tables import COMMON, NEEDS, TASK, is_private, the_attack
+from protection_figures import protection_figures
+from result_tables import NEEDS
 from runs import RUN
+from settings import COMMON, SIGMA, TASK, is_private, the_attack
 
 from fl.experiment import figures, reports, summary
 from fl.experiment.names import display_name
@@ -23,18 +28,25 @@ SETTING = ["model", "attack", "restarts", *COMMON]
 PANELS = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
 # Column prefix of a score, and what its marks are.
 SOURCES = {"": "Each client's update", "global_": "Aggregate"}
-SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 CLIP_MARKERS = "osD^vPX*"
-ERRORS = {"elinewidth": 0.8, "capsize": 1.6, "capthick": 0.8, "linestyle": ""}
 
 
 def main() -> None:
     """Draw what the command line asks for and print the paths of the files."""
     parser = figures.command_line(__doc__, Path(__file__).parent, "rounds=750 attack=cosine")
     options, frame = reports.load(parser, RUN, NEEDS)
-    frame = frame[frame["psnr"].notna()]
-    found = itertools.chain(score_figures(frame[~is_private(frame)]), trade_figures(frame))
-    figures.save_all(found, options, "no run has a PSNR")
+    # What watches a window is no step's attack among others: it has figures of its own.
+    single = frame[frame["window"].isna() & frame["psnr"].notna()]
+    leaking = leaks(frame)
+    leaking = leaking[leaking["leak"].notna()]
+    found = itertools.chain(
+        score_figures(single[~is_private(single)]),
+        trade_figures(single),
+        mixing_figures(leaking),
+        *(time_figures(leaking, column) for column in TIMES),
+        protection_figures(leaking),
+    )
+    figures.save_all(found, options, "no run has a PSNR, or what it would stand beside")
 
 
 def score_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -64,7 +76,7 @@ def score_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         figure.align_ylabels(axes)
         known = list(figures.legend_entries(figure).items())
         half = (len(known) + 1) // 2
-        _legend(figure, known[:half], known[half:], _source_entries())
+        legend(figure, known[:half], known[half:], _source_entries())
         yield name, figure
 
 
@@ -95,11 +107,11 @@ def trade_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         axis.margins(0.08)
         algorithm = display_name(setting["algorithm"])
         known = figures.legend_entries(figure).items()
-        _legend(
+        legend(
             figure,
-            [(f"{algorithm}, clip", _mark("", "none", "none")), *shapes],
-            [(f"{algorithm}, noise", _mark("", "none", "none")), *tones],
-            *([[("Without DP", _mark("", "none", "none")), *known]] if known else []),
+            [heading(f"{algorithm}, clip"), *shapes],
+            [heading(f"{algorithm}, noise"), *tones],
+            *([[heading("Without DP"), *known]] if known else []),
         )
         yield name, figure
 
@@ -147,8 +159,7 @@ def _draw_scores(axis, view, metric, tasks, algorithms):
 
 def _source_entries():
     return [
-        (label, _mark("o", "0.3", "white" if source else "0.3"))
-        for source, label in SOURCES.items()
+        (label, mark("o", "0.3", "white" if source else "0.3")) for source, label in SOURCES.items()
     ]
 
 
@@ -158,17 +169,13 @@ def _draw_grid(axis, grid):
     heights = summary.mean_and_std(grid, ["clip", "noise"], "final_accuracy")
     stats = stats.merge(heights, on=["clip", "noise"], suffixes=("", "_accuracy"))
     clips, noises = (sorted(grid[name].unique()) for name in ("clip", "noise"))
-    # Without the palest end, which is lost on white.
-    shades = mpl.colormaps["viridis_r"]
-    colors = {
-        noise: mpl.colors.to_hex(shades(0.12 + 0.88 * number / max(len(noises) - 1, 1)))
-        for number, noise in enumerate(noises)
-    }
+    colors = dict(zip(noises, shades(len(noises)), strict=True))
     markers = {clip: CLIP_MARKERS[n % len(CLIP_MARKERS)] for n, clip in enumerate(clips)}
     for point in stats.itertuples():
-        _draw_point(axis, point, colors[point.noise], markers[point.clip], colors[point.noise])
-    shapes = [(f"C = {clip:g}", _mark(markers[clip], "0.3", "0.3")) for clip in clips]
-    tones = [(f"{SIGMA} = {n:g}", _mark("s", colors[n], colors[n])) for n in noises]
+        color = colors[point.noise]
+        draw_point(axis, *_place(point), markers[point.clip], color, color)
+    shapes = [(f"C = {clip:g}", mark(markers[clip], "0.3", "0.3")) for clip in clips]
+    tones = [(f"{SIGMA} = {n:g}", mark("s", colors[n], colors[n])) for n in noises]
     return shapes, tones
 
 
@@ -179,52 +186,11 @@ def _draw_reference(axis, reference):
     for point in stats.itertuples():
         look = figures.look(point.algorithm)
         label = display_name(point.algorithm)
-        _draw_point(axis, point, look.color, look.marker, "white", label)
+        draw_point(axis, *_place(point), look.marker, look.color, "white", label)
 
 
-def _draw_point(axis, point, color, marker, face, label=None):
-    # One run has no deviation.
-    errors = [0 if pd.isna(std) else std for std in (point.std, point.std_accuracy)]
-    axis.errorbar(
-        point.mean,
-        100 * point.mean_accuracy,
-        xerr=errors[0],
-        yerr=100 * errors[1],
-        color=color,
-        marker=marker,
-        markersize=5 if label else 4,
-        markerfacecolor=face,
-        label=label,
-        **ERRORS,
-    )
-
-
-def _mark(marker, color, face):
-    return Line2D(
-        [], [], color=color, marker=marker, markersize=4, markerfacecolor=face, linestyle=""
-    )
-
-
-def _legend(figure, *columns):
-    """Draw a legend above the axes.
-
-    Args:
-        figure: to draw on.
-        *columns: lists of (label, handle); empty ones are left out.
-    """
-    columns = [column for column in columns if column]
-    # Matplotlib fills columns evenly: shorter ones end in blanks.
-    rows = max(map(len, columns))
-    blank = ("", _mark("", "none", "none"))
-    entries = [entry for column in columns for entry in [*column, *[blank] * (rows - len(column))]]
-    figure.legend(
-        [handle for _, handle in entries],
-        [label for label, _ in entries],
-        loc="outside upper center",
-        ncols=len(columns),
-        columnspacing=1.1,
-        handletextpad=0.4,
-    )
+def _place(point):
+    return (point.mean, point.std), (point.mean_accuracy, point.std_accuracy)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,29 @@ def follow(
     return y
 
 
+def differences(ratios: jax.Array, first: int, decay: Decay, local_steps: int = 1) -> jax.Array:
+    """Take gradients for what moves the ratios of two rounds, at a scale that stays the same.
+
+    Noise is grown by `follow` beyond all bounds. Where second moments count as no less than a
+    floor, the scale is the root of the floor for all entries below it.
+
+    Args:
+        ratios: [round, ...], as the server sees them.
+        first: number of the first of these rounds, at least 1.
+        decay: of a round.
+        local_steps: of a round, at least 1.
+
+    Returns:
+        y, as `follow` has them; the factor of an entry is the root of what v counts as.
+    """
+    correction, _ = corrections(local_steps * (first + np.arange(len(ratios))))
+    shape = (-1, *(1,) * (ratios.ndim - 1))
+    raw = ratios * jnp.asarray(correction, ratios.dtype).reshape(shape)
+    if first == 1:
+        raw = jnp.concatenate([jnp.zeros_like(raw[:1]), raw])
+    return (raw[1:] - decay.m * raw[:-1]) / (1 - decay.m)
+
+
 def _quotient(numerator, denominator):
     zero = denominator == 0
     return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))

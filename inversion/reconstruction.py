@@ -50,23 +50,31 @@ def attack(run: Run, public: PublicKnowledge, seen: Observation) -> Attacked:
     Raises:
         ValueError: for a model that the attack cannot take.
     """
-    chosen, most = ATTACKS[run.attack], run.overrides.attack_steps
-
-    def attack_each(observations, public, key, whom):
-        problem = chosen.problem(public, run.as_published)
-        # Not every attack takes as many.
-        problem = problem._replace(steps=min(problem.steps, most or problem.steps))
-        view = AttackerView(observations, seen.params, public)
-        label = f"{run.attack}, {whom}"
-        return reconstruct(problem, view, key, run.restarts, bar_label=label)
-
-    client_key, global_key = keys(run)
-    aggregate = jax.tree.map(lambda leaf: leaf[None], seen.aggregate)
-    of_all = public._replace(batch=models.CLASSES)
+    client_key, _ = keys(run)
+    whom = f"{run.clients} clients"
     return Attacked(
-        attack_each(seen.clients, public, client_key, f"{run.clients} clients"),
-        attack_each(aggregate, of_all, global_key, "aggregate"),
+        _attack_each(run, public, seen.clients, seen.params, client_key, whom),
+        attack_aggregate(run, public, seen, models.CLASSES),
     )
+
+
+def attack_aggregate(
+    run: Run, public: PublicKnowledge, seen: Observation, images: int
+) -> Reconstruction:
+    """Attack the aggregate alone, for so many images; otherwise as `attack`."""
+    _, key = keys(run)
+    aggregate = jax.tree.map(lambda leaf: leaf[None], seen.aggregate)
+    public = public._replace(batch=images)
+    return _attack_each(run, public, aggregate, seen.params, key, "aggregate")
+
+
+def _attack_each(run, public, observations, params, key, whom):
+    chosen, most = ATTACKS[run.attack], run.overrides.attack_steps
+    problem = chosen.problem(public, run.as_published)
+    # Not every attack takes as many.
+    problem = problem._replace(steps=min(problem.steps, most or problem.steps))
+    view = AttackerView(observations, params, public)
+    return reconstruct(problem, view, key, run.restarts, bar_label=f"{run.attack}, {whom}")
 
 
 def keys(run: Run) -> tuple[jax.Array, jax.Array]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,27 @@ from image_metrics import PSNR_CAP, psnr
 
 from fl.experiment import figures
 from fl.experiment.names import display_name
+from fl.experiment.tables import DASH
 
 COLUMNS = 8  # images side by side: the paper's batch
 BLOCKS = 3  # batches below one another on a page
 SIDE = 0.6  # inches, for names on the left
+# Of pages of panels: images side by side; inches of an image, between panels and for names.
+MOST_SMALL, SMALL, BETWEEN, SMALL_SIDE = 15, 0.37, 0.11, 0.95
+
+
+class Panel(NamedTuple):
+    """True images above rows of reconstructions.
+
+    Attributes:
+        title: above it.
+        true: images [image, height, width, channels] in [0, 1].
+        rows: name to the reconstruction of each image; where there is none, NaN.
+    """
+
+    title: str
+    true: np.ndarray
+    rows: dict[str, np.ndarray]
 
 
 def reconstruction_grid(
@@ -61,6 +79,81 @@ def reconstruction_grid(
     return paths
 
 
+def panel_page(panels: Sequence[Panel], words: Sequence[str], path_stem: Path) -> list[Path]:
+    """Draw panels beside one another, with the mean PSNR below each of their rows.
+
+    Reconstructions are brightened as by `reconstruction_grid`. Panels that do not fit beside the
+    others go on below.
+
+    Args:
+        panels: with the same rows, each of a few images.
+        words: lines below all of them.
+        path_stem: path of the files without their type.
+
+    Returns:
+        Paths of the files, PDF and PNG.
+
+    Raises:
+        ValueError: if there are no images, or not as many of everything.
+    """
+    for panel in panels:
+        shapes = {name: found.shape for name, found in panel.rows.items()}
+        check(panel.true, panel.true, shapes, panel.true.shape)
+    with mpl.rc_context(STYLE):
+        figure = _panels(panels, words)
+        return figures.save(figure, Path(path_stem))
+
+
+def _panels(panels, words):
+    names = max((panel.rows for panel in panels), key=len)
+    row = SMALL + LINE + GAP / 4  # images, and a line of text
+    height = LINE + row * (1 + len(names)) + GAP / 2
+    lines = _lines(panels)
+    canvas = Canvas(figures.PAGE_WIDTH, len(lines) * height + LINE * len(words))
+    for number, line in enumerate(lines):
+        left, top = SMALL_SIDE, number * height + LINE
+        for place, name in enumerate(["True image", *names]):
+            middle = top + place * row + SMALL / 2
+            canvas.text(left - GAP, middle, name.replace(", ", "\n"), ha="right", size=7)
+        for panel in line:
+            right = left + len(panel.true) * (SMALL + BETWEEN / 4) - BETWEEN / 4
+            canvas.text((left + right) / 2, top - LINE / 2, panel.title, ha="center", size=7)
+            _small_row(canvas, left, top, panel.true)
+            for place, name in enumerate(names, 1):
+                if name in panel.rows:
+                    found, below = panel.rows[name], top + place * row
+                    _small_row(canvas, left, below, list(map(_brightened, found)))
+                    text = f"{_mean_psnr(panel.true, found):.1f} dB"
+                    under = below + SMALL + LINE / 2
+                    canvas.text((left + right) / 2, under, text, ha="center", size=7)
+            left = right + BETWEEN
+    for number, text in enumerate(words):
+        under = len(lines) * height + LINE * (number + 0.5)
+        canvas.text(figures.PAGE_WIDTH / 2, under, text, ha="center", size=7)
+    return canvas.figure
+
+
+def _lines(panels):
+    """Panels in lines that are not too long."""
+    lines, held = [], MOST_SMALL
+    for panel in panels:
+        if held + len(panel.true) > MOST_SMALL:
+            lines.append([])
+            held = 0
+        lines[-1].append(panel)
+        held += len(panel.true)
+    return lines
+
+
+def _small_row(canvas, left, top, images):
+    for place, image in enumerate(images):
+        start = left + place * (SMALL + BETWEEN / 4)
+        if np.isnan(image).any():
+            canvas.text(start + SMALL / 2, top + SMALL / 2, DASH, ha="center")
+        else:
+            canvas.image(start, top, SMALL, image)
+
+
 def _reconstruction_page(true, rows, labels):
     """A page of blocks: a row of true images, and one of each algorithm's reconstructions."""
     columns, blocks = min(COLUMNS, len(true)), -(-len(true) // COLUMNS)
@@ -96,8 +189,17 @@ def _reconstruction_page(true, rows, labels):
 
 
 def _decibels(true, reconstruction):
-    value = float(psnr(jnp.asarray(true, float), jnp.asarray(reconstruction, float)))
-    return f"{min(value, PSNR_CAP):.1f} dB"
+    return f"{_psnr(true, reconstruction):.1f} dB"
+
+
+def _mean_psnr(true, reconstructions):
+    """Over the images that there is a reconstruction of."""
+    found = ~np.isnan(reconstructions).any((1, 2, 3))
+    return np.mean([_psnr(*pair) for pair in zip(true[found], reconstructions[found], strict=True)])
+
+
+def _psnr(true, reconstruction):
+    return min(float(psnr(jnp.asarray(true, float), jnp.asarray(reconstruction, float))), PSNR_CAP)
 
 
 def _brightened(image):

@@ -14,7 +14,9 @@ from fl.simulation.run import Outcome
 SOURCES = {"": "", GLOBAL: "of the aggregate: "}
 
 
-def record(path: Path, run: Run, outcome: Outcome, scores: dict[str, float]) -> None:
+def record(
+    path: Path, run: Run, outcome: Outcome, scores: dict[str, float], delta: float | None
+) -> None:
     """Append a run to the results, and print a line.
 
     Args:
@@ -22,14 +24,17 @@ def record(path: Path, run: Run, outcome: Outcome, scores: dict[str, float]) -> 
         run: what was run.
         outcome: of its training.
         scores: of its attack, by column; empty where training diverged.
+        delta: at which the epsilon of its differential privacy is stated; None without.
 
     Raises:
         results.ResultsError: see `results.append`.
     """
     last = outcome.history[-1] if outcome.history else None
     final = last.scores["accuracy"] if last and not outcome.diverged else None
+    guarantee = run.guarantee(delta)
     row = {
         **cells(run),
+        **({"epsilon": guarantee.epsilon, "delta": delta} if guarantee else {}),
         **scores,
         "final_accuracy": final,
         "rounds_run": last.round if last else None,
@@ -41,6 +46,8 @@ def record(path: Path, run: Run, outcome: Outcome, scores: dict[str, float]) -> 
     if outcome.diverged:
         print(f"{describe(run)}: diverged, recorded as such")
         return
+    if guarantee:
+        print(f"{describe(run)}: {guarantee}")
     said = [f"{describe(run)}: accuracy {final:.4f}; {run.attack} attack: "]
     said += [_line(scores, prefix, title) for prefix, title in SOURCES.items()]
     if "labels_recovered" in scores:

@@ -2,35 +2,30 @@
 
 First a table for each attack: accuracy of the trained model, and how close the reconstructions
 come, from each client's update and from the aggregate. Then, where there are several attacks, their
-PSNR and SSIM side by side. With --dp the grid of clipping bounds and noise instead. Options named
-after attacks, such as --idlg, narrow the tables down to these. Runs that differ in more than their
-seed are never averaged.
+PSNR and SSIM side by side. Then what leaks to attacks that watch a window of rounds, beside chance
+and the most that they can reach. With --dp the grid of clipping bounds and noise instead. Options
+named after attacks, such as --idlg, narrow the tables down to these. Runs that differ in more than
+their seed are never averaged.
 """
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import leaks
 import pandas as pd
 from attacks import ATTACKS
+from leak_tables import leak_tables
 from runs import RUN
+from settings import COMMON, SETTING, SIGMA, TASK, attack_name, is_private, task, tasks, the_attack
 
 from fl.experiment import layout, reports, summary
 from fl.experiment.layout import Metric, count
 from fl.experiment.names import display_name
 from fl.experiment.reports import Table
 
-# The same for all runs in a table of one attack, and in one of all attacks.
-COMMON = [
-    *("rounds", "batch_size", "local_steps", "alpha", "partition", "window", "attack_round"),
-    *("protection", "variant", "overrides"),
-]
-SETTING = ["attack", "restarts", *COMMON]
-# Clients and the accuracy at which training stops go with data set and model.
-TASK = ["dataset", "model", "clients", "converge"]
 PAPER = ["dataset", "model", "algorithm", "attack", "clip", "noise"]
 PUBLISHED = "100 clients (75 with CNN2), batch size 8 (iDLG: 1) and 750 rounds"
-SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 UPDATE, AGGREGATE = "Each client's update", "Aggregate"
 # As many as fit on a page.
 METRICS = (
@@ -43,30 +38,15 @@ METRICS = (
     Metric("global_psnr", AGGREGATE, "PSNR (dB)", decimals=2),
     Metric("global_ssim", AGGREGATE, "SSIM"),
 )
-# Of attacks that watch a window of rounds, beside what chance would give and what could be reached.
-WINDOW_METRICS = (
-    METRICS[0],
-    Metric("psnr", UPDATE, "PSNR (dB)", decimals=1),
-    Metric("chance_psnr", UPDATE, "Chance", decimals=1),
-    Metric("ceiling_psnr", UPDATE, "Gradient", decimals=1),
-    Metric("recovered", UPDATE, "Images (%)", 100, 0),
-    Metric("global_psnr", AGGREGATE, "PSNR (dB)", decimals=1),
-    Metric("global_chance_psnr", AGGREGATE, "Chance", decimals=1),
-    Metric("global_ceiling_psnr", AGGREGATE, "Gradient", decimals=1),
-    Metric("global_recovered", AGGREGATE, "Images (%)", 100, 0),
-)
 # What the reader must know of a column.
 NOTES = {
-    "global_recovered": "Images: share of the true images that are found at more than 30 dB",
-    "global_chance_psnr": "Chance: other training images, scored the same way",
-    "global_ceiling_psnr": "Gradient: what the attack would make of the true gradient",
     "labels_recovered": "Labels: share of the true labels that the attacker infers",
     "classifier_distance": ("Classifier: cosine distance between a separate classifier's outputs"),
     "global_psnr": (
         f"{AGGREGATE}: the attack on the mean over all clients, scored against all images"
     ),
 }
-NEEDS = ["status", *dict.fromkeys(metric.column for metric in METRICS + WINDOW_METRICS)]
+NEEDS = ["status", *dict.fromkeys([*(metric.column for metric in METRICS), *leaks.NEEDS])]
 
 
 def main() -> None:
@@ -80,18 +60,14 @@ def main() -> None:
     paper = reports.read_paper(options.paper, PAPER)
     frame = frame.assign(attack=summary.ordered(frame["attack"], ATTACKS))
     wanted = frame[frame["attack"].isin(options.attack or list(ATTACKS))]
+    single = wanted[wanted["window"].isna()]
     if options.dp:
-        found = list(dp_tables(wanted, paper))
+        found = list(dp_tables(single, paper))
     else:
-        plain = wanted[~is_private(wanted)]
-        found = [*main_tables(plain, paper), *attack_tables(plain, paper)]
+        plain = single[~is_private(single)]
+        found = [*main_tables(plain, paper), *attack_tables(plain, paper), *leak_tables(wanted)]
     hint = "try without --dp" if options.dp else "try --dp, or without a choice of attacks"
     reports.show(found, frame, "inversion", options, hint)
-
-
-def is_private(frame: pd.DataFrame) -> pd.Series:
-    """Mask of the runs with differential privacy."""
-    return frame["algorithm"].str.startswith("dp_")
 
 
 def main_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Table]:
@@ -102,11 +78,9 @@ def main_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Tab
         paper: published figures, or None.
     """
     for setting, rows in summary.groups(frame.sort_values("attack", kind="stable"), SETTING):
-        view = rows.assign(task=_tasks(rows))
+        view = rows.assign(task=tasks(rows))
         what = f"Reconstruction by the {the_attack(setting)}"
-        metrics = METRICS if pd.isna(setting["window"]) else WINDOW_METRICS
-        rows = ["task", "algorithm"]
-        yield _table(setting["attack"], what, view, rows, setting, paper, metrics)
+        yield _table(setting["attack"], what, view, ["task", "algorithm"], setting, paper)
 
 
 def dp_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Table]:
@@ -128,7 +102,7 @@ def dp_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Table
                 noise_name=summary.ordered(noises.mask(view["noise"].isna(), names)),
             )
             what = (
-                f"{_task(setting)}: {display_name(values['algorithm'])} under the "
+                f"{task(setting)}: {display_name(values['algorithm'])} under the "
                 f"{the_attack(setting)}, by the clients' clipping bound C and noise deviation "
                 f"{SIGMA}"
             )
@@ -151,8 +125,8 @@ def attack_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[T
         metrics = METRICS[1:3] if rows["algorithm"].nunique() <= 4 else METRICS[1:2]
         metrics = [metric._replace(decimals=metric.decimals - 1) for metric in metrics]
         rows = rows.sort_values(["attack", "restarts"], kind="stable")
-        attacks = summary.ordered([_attack(row) for row in rows.to_dict("records")])
-        view = rows.assign(task=_tasks(rows), attack_name=attacks)
+        attacks = summary.ordered([attack_name(row) for row in rows.to_dict("records")])
+        view = rows.assign(task=tasks(rows), attack_name=attacks)
         what = "Reconstruction by several attacks"
         yield _table(
             "attacks", what, view, ["task", "attack_name"], setting, paper, metrics, ["algorithm"]
@@ -165,10 +139,9 @@ def _table(name, what, view, rows, setting, paper, metrics=METRICS, columns=()):
     rounds = count(setting["rounds"], "round")
     if view["converge"].notna().any():
         rounds = f"at most {rounds}"
-    phrases = layout.describe(
-        {name: value for name, value in setting.items() if name != "local_steps"}, rounds
-    )
-    phrases = [*phrases, *_watching(setting)]
+    phrases = layout.describe(setting, rounds)
+    if pd.notna(setting["attack_round"]):
+        phrases.append(f"attacked in round {int(setting['attack_round']):,}")
     notes = ["The higher PSNR and SSIM, the more of the images leaks"]
     notes += [text for column, text in NOTES.items() if column in set(stats["metric"])]
     notes += layout.notes(
@@ -180,53 +153,6 @@ def _table(name, what, view, rows, setting, paper, metrics=METRICS, columns=()):
         cells=cells.rename_axis(index={"attack_name": "attack", "noise_name": "noise"}),
         runs=view.index,
     )
-
-
-def _watching(setting):
-    """What attacks look at, in phrases, where it is not one step after the last round."""
-    if setting["local_steps"] > 1:
-        yield count(int(setting["local_steps"]), "local step") + " a round"
-    if pd.notna(setting["window"]):
-        yield f"a window of {count(int(setting['window']), 'round')}"
-    if pd.notna(setting["attack_round"]):
-        yield f"attacked in round {int(setting['attack_round']):,}"
-    if pd.notna(setting["protection"]):
-        yield f"ratios protected by {setting['protection']}"
-
-
-def _attack(setting):
-    return _title(setting["attack"]) + _restarts(setting)
-
-
-def the_attack(setting: dict) -> str:
-    """Name an attack, and how often it restarts, within a sentence."""
-    name = _title(setting["attack"])
-    name = name if name[1:] != name[1:].lower() else name.lower()  # iDLG and CPL stay
-    return f"{name} attack{_restarts(setting)}"
-
-
-def _title(name):
-    return ATTACKS[name].title if name in ATTACKS else name
-
-
-def _restarts(setting):
-    number = setting["restarts"]
-    many = pd.notna(number) and number > 1
-    return f" ({count(int(number), 'restart')})" if many else ""
-
-
-def _tasks(frame):
-    """Names of tasks, in the order of data sets and models."""
-    keys = frame[TASK].drop_duplicates().sort_values(TASK, na_position="first")
-    first = [_task(key) for key in keys.to_dict("records")]
-    return summary.ordered([_task(row) for row in frame[TASK].to_dict("records")], first)
-
-
-def _task(setting):
-    text = layout.task_name(setting)
-    if pd.notna(setting["converge"]):
-        text += f", trained until {100 * setting['converge']:.4g}% accuracy"
-    return text
 
 
 if __name__ == "__main__":

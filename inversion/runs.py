@@ -1,9 +1,13 @@
 """What one run is, and the columns of results.csv."""
 
+import math
 from dataclasses import dataclass, replace
+
+from dp_guarantee import Guarantee, guarantee
 
 from fl.experiment import runs
 from fl.experiment.results import PROVENANCE
+from fl.simulation.algorithms import ALGORITHMS, UPDATES
 
 PRIVATE, PERTURBED = "dp_", "_perturbed"
 
@@ -39,8 +43,9 @@ class Run:
         clients: how many, all of which take part in every round; at least 1.
         algorithm: as `algorithm_label` writes it, such as dp_fedavg or secadam_perturbed.
         attack: a key of `attacks.ATTACKS`.
-        clip: L2 norm that each client's update is clipped to, above 0; None without privacy.
-        noise: deviation of the noise on every entry of an update, at least 0; None as before.
+        clip: L2 norm that each client's message is clipped to, above 0; None without privacy.
+        noise: deviation of the noise that each client adds to every entry of its message, at least
+            0; None as before.
         seed: number of the run, at least 0; see `fl.data.sampling.run_seed`.
         rounds: of training at most, at least 1.
         batch_size: samples in a minibatch, at least 1.
@@ -107,6 +112,21 @@ class Run:
             return None
         return max(0, self.attack_round - (self.window or 1))
 
+    def guarantee(self, delta: float) -> Guarantee | None:
+        """What differential privacy the clients have; None without.
+
+        Of all rounds that training may take, and of one more where that is attacked.
+
+        Args:
+            delta: in (0, 1).
+        """
+        if self.clip is None:
+            return None
+        updates = ALGORITHMS[self.algorithm_name]().sends == UPDATES
+        bound = math.inf if self.as_published and updates else self.clip
+        rounds = self.rounds + (self.attack_round is None)
+        return guarantee(bound, self.noise, self.clients, rounds, delta)
+
 
 def algorithm_label(name: str, private: bool, perturbed: bool) -> str:
     """Write what the column `algorithm` says of an algorithm, and of what is done beside it."""
@@ -117,8 +137,8 @@ def algorithm_label(name: str, private: bool, perturbed: bool) -> str:
 RUN = runs.columns(Run)
 # As the published tables name and order them, as far as they have them.
 COLUMNS = (
-    *("dataset", "model", "clients", "algorithm", "attack", "clip", "noise", "final_accuracy"),
-    *("psnr", "ssim", "cosine", "recovered", "chance_psnr", "ceiling_psnr"),
+    *("dataset", "model", "clients", "algorithm", "attack", "clip", "noise", "epsilon", "delta"),
+    *("final_accuracy", "psnr", "ssim", "cosine", "recovered", "chance_psnr", "ceiling_psnr"),
     *("global_psnr", "global_ssim", "global_cosine", "global_recovered", "global_chance_psnr"),
     *("global_ceiling_psnr", "labels_recovered", "classifier_distance", "seed", "rounds"),
     *("rounds_run", "batch_size", "local_steps", "alpha", "partition", "restarts", "window"),

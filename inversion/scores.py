@@ -226,13 +226,17 @@ def images(reconstruction: Reconstruction) -> Images:
     return Images(reconstruction.images, reconstruction.labels, present)
 
 
-def by_true_image(attacked: Attacked, truth: Truth) -> jax.Array:
-    """Each true image's reconstruction, of the clients' ones.
+def by_true_image(reconstruction: Reconstruction, truth: Truth) -> jax.Array:
+    """Each true image's reconstruction.
+
+    Args:
+        reconstruction: [client, reconstruction], one to one.
+        truth: [client, image].
 
     Returns:
         [client, image, height, width, channels]; NaN where no reconstruction was assigned.
     """
-    found = images(attacked.clients)
+    found = images(reconstruction)
     pairing = assign(found, Images(*truth[:3]))
     ordered = np.full(truth.images.shape, np.nan, np.float32)
     client, reconstruction = np.nonzero(np.asarray(pairing.matched))

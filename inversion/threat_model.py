@@ -27,6 +27,7 @@ class PublicKnowledge(NamedTuple):
         algorithm: what clients and server do.
         local_steps: of a client in a round, at least 1, each on a minibatch of its own.
         levels: steps of intensity between black and white in which images are stored.
+        noisy: whether messages have noise, and SecAdam's second moments a floor for it.
     """
 
     model: nn.Module
@@ -35,6 +36,7 @@ class PublicKnowledge(NamedTuple):
     algorithm: Algorithm
     local_steps: int = 1
     levels: int = 255
+    noisy: bool = False
 
     @property
     def sent_rate(self) -> float:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter
 from result_tables import NEEDS, aggregation_views, grids, total_steps
 from runs import RUN
 
@@ -53,7 +52,7 @@ def local_step_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             if pd.notna(values["alpha"]):
                 axis.set_title(f"{layout.ALPHA} = {values['alpha']:g}", pad=3)
             _draw(axis, panel, "local_steps", panel)
-            _log_ticks(axis, sorted(grid["local_steps"].unique()))
+            figures.log_ticks(axis, sorted(grid["local_steps"].unique()))
         _label(figure, "Local steps per round")
         yield name, figure
 
@@ -135,18 +134,6 @@ def _draw(axis, stats, x, crosses):
                 transform=axis.get_xaxis_transform(),
             )
             crossed += 1
-
-
-def _log_ticks(axis, values):
-    """A tick for each value, and numbers at those that leave room for them."""
-    shown = []
-    for value in reversed(values):
-        if not shown or shown[-1] / value >= 1.5:
-            shown.append(value)
-    axis.set_xscale("log")
-    axis.set_xticks(shown, [str(value) for value in shown])
-    axis.xaxis.set_minor_locator(FixedLocator(values))
-    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _label(figure, x):

@@ -24,6 +24,10 @@ SHORT = "--attack-steps 3 --evaluate-every 2"
 SMALL = f"-n 4 -b 3 -r 4 -m softmax {SHORT}"
 ATTACKS = f"-o sgd ours --attack representation analytic {SMALL}"
 PRIVATE = f"-b 2 -d digits -m softmax -n 3 -s 1 -r 3 -o sgd --dp 1 0.01 {SHORT}"
+PRIVATE_MOMENTS = (
+    "--attack adaptive -o ours -m lenet -n 2 -b 1 -r 9 --window 8 --attack-clients 1 "
+    "--dp-epsilon 1 50 --delta 1e-3"
+)
 PERTURBED = f"-m softmax -o ours --idlg --perturb -n 4 -r 4 {SHORT}"
 PUBLISHED = f"-o sgd ours --as-published {SMALL}"
 CONVERGING = "-m softmax --attack-steps 1 -r 400 -n 4 -b 3 --client-rate 0.5 --converge"
@@ -31,11 +35,16 @@ AGAIN = f"-s 0 1 --skip-done {SMALL}"
 DRAWN = f"--gen-images --skip-done {SMALL}"
 WATCHED = "-o ours --attack adaptive -m lenet -n 2 -b 1 -r 14 --window 8 --attack-round 3 14"
 PROTECTED = f"{WATCHED[:-4]}14 --attack-clients 0 --protect sign"
+AGGREGATES = "--aggregates -n 2 -r 14 --window 8 --attack-steps 3"
 HEAT_MAPS = "--gradcams -m cnn1 -o adam -n 2 -b 2 -r 1"
+# The space makes it another command line.
+PICTURES = [DRAWN, f"{DRAWN} ", HEAT_MAPS, AGGREGATES]
 
-federation, reconstruction, runs, server_view, threat_model = load(
-    "inversion", "federation", "reconstruction", "runs", "server_view", "threat_model"
+dp_guarantee, federation, reconstruction, runs, server_view, threat_model = load(
+    "inversion",
+    *("dp_guarantee", "federation", "reconstruction", "runs", "server_view", "threat_model"),
 )
+guarantee, noise_for = dp_guarantee.guarantee, dp_guarantee.noise_for
 PublicKnowledge = threat_model.PublicKnowledge
 
 
@@ -43,9 +52,17 @@ PublicKnowledge = threat_model.PublicKnowledge
 def made(tmp_path_factory):
     """What command lines of one process say, by command line, and the file of their results."""
     path = tmp_path_factory.mktemp("inversion") / "results.csv"
-    words = [ATTACKS, PRIVATE, PERTURBED, PUBLISHED, CONVERGING, f"{CONVERGING} 0.5", AGAIN]
-    # The space makes it another command line.
-    said = outcomes(FOLDER, path, [*words, WATCHED, PROTECTED, DRAWN, f"{DRAWN} ", HEAT_MAPS])
+    words = [
+        ATTACKS,
+        PRIVATE,
+        PRIVATE_MOMENTS,
+        PERTURBED,
+        PUBLISHED,
+        CONVERGING,
+        f"{CONVERGING} 0.5",
+        AGAIN,
+    ]
+    said = outcomes(FOLDER, path, [*words, WATCHED, PROTECTED, *PICTURES])
     for status, text in said.values():
         assert status == 0, text
     return said, path
@@ -75,6 +92,23 @@ def test_published_command_line_with_dp_runs_unchanged(frame):
     (row,) = frame[frame.algorithm == "dp_fedavg"].to_dict("records")
     assert (row["clip"], row["noise"]) == (1, 0.01)
     assert row["batch_size"] == 2
+    # What three rounds and the attacked one are worth, of three clients.
+    assert row["epsilon"] == guarantee(1, 0.01, 3, 4, 1e-5).epsilon
+    assert row["delta"] == 1e-5
+
+
+def test_secadam_under_dp_has_the_epsilon_asked_for_and_is_watched(made, frame):
+    (row,) = frame[frame.algorithm == "dp_secadam"].to_dict("records")
+    assert row["epsilon"] == pytest.approx(50)
+    assert (row["clip"], row["delta"]) == (1, 1e-3)
+    assert row["noise"] == noise_for(50, 1, 2, 9, 1e-3)
+    assert np.isfinite([row["psnr"], row["global_psnr"], row["final_accuracy"]]).all()
+    assert "epsilon 50 at delta 0.001 of the sums of 9 rounds" in made[0][PRIVATE_MOMENTS][1]
+
+
+def test_without_dp_there_is_no_epsilon(frame):
+    plain = frame[~frame.algorithm.str.startswith("dp_")]
+    assert plain[["epsilon", "delta"]].isna().all(axis=None)
 
 
 def test_idlg_takes_minibatches_of_one_and_perturbing_is_named(frame):
@@ -91,7 +125,7 @@ def test_published_variant_is_marked_and_computes_otherwise(frame):
 
 
 def test_windows_are_attacked_at_several_rounds_of_one_training(frame):
-    rows = frame[(frame.attack == "adaptive") & frame.protection.isna()]
+    rows = frame[(frame.attack == "adaptive") & frame.protection.isna() & frame.epsilon.isna()]
     assert rows.attack_round.tolist() == [3, 14]
     assert (rows.window == 8).all()
     assert rows.train_s.nunique() == 1
@@ -125,11 +159,14 @@ def test_pictures_are_drawn_once_and_leave_no_rows_and_no_checkpoints(made, fram
     said, path = made
     assert {file.name for file in (path.parent / "figures").iterdir()} == {
         f"{name}_seed-0.{kind}"
-        for name in ("reconstructions_digits_softmax", "gradcam_digits_cnn1")
+        for name in (
+            *("reconstructions_digits_softmax", "gradcam_digits_cnn1"),
+            "aggregates_digits_lenet",
+        )
         for kind in ("pdf", "png")
     }
     assert "1 of 1 pictures are there" in said[f"{DRAWN} "][1]
-    assert len(frame) == 4 + 1 + 1 + 2 + 2 + 1 + 2 + 1
+    assert len(frame) == 4 + 1 + 1 + 1 + 2 + 2 + 1 + 2 + 1
     assert not list(path.parent.glob(".checkpoints/*"))
 
 
@@ -144,7 +181,12 @@ REFUSED = {
     "--local-steps 3": "--local-steps",
     "--dp 0 0.1": "--dp",
     "--dp 1 -0.1": "--dp",
-    "--dp 1 0.1 -o ours": "choose fedavg or adam",
+    "--dp 1 0.1 --delta 1": "--delta",
+    "--delta 1e-6": "--delta",
+    "--dp-epsilon 1 0": "--dp-epsilon",
+    "--dp-epsilon 1 8 --dp 1 0.1": "--dp-epsilon",
+    "--dp-epsilon 1 8 --as-published": "--dp-epsilon",
+    "--dp 1 0.1 -o ours --attack adaptive --protect sign": "--protect",
     "--attack analytic -m cnn1": "--attack",
     "--attack guess": "choose from representation",
     "-n 0": "--num-clients",
@@ -157,6 +199,12 @@ REFUSED = {
     "--gradcams --gen-images": "--gradcams",
     "--gen-images --attack cosine idlg": "--attack",
     "--gen-images --converge 0.5": "--converge",
+    "--gen-images -n 2 3": "--clients",
+    "--gen-images --aggregates": "--aggregates",
+    "--aggregates -o adam": "algorithms and attacks of its own",
+    "--aggregates --attack exact": "algorithms and attacks of its own",
+    "--aggregates -b 1 8": "--batch-size",
+    "--aggregates -m cnn1": "first layer is dense",
 }
 
 
@@ -232,6 +280,20 @@ def test_a_runs_clients_rotate_clip_and_step_as_it_says():
     assert float(jnp.abs(other.augment(image, key) - image).max()) > 0.01
     clipped = other.privatise(jnp.array([3.0, 4.0]), key)
     np.testing.assert_allclose(clipped, [0.3, 0.4], rtol=1e-5)
+
+
+def test_secadams_clients_clip_both_moments_and_the_server_divides_by_no_less_than_the_noise():
+    clip, noise = 0.5, 0.2
+    work = federation.work_of(a_run("dp_secadam", clip=clip, noise=noise))
+    huge = algorithms.Moments(jnp.full(40_000, 3.0), jnp.full(40_000, 9.0))
+    sent = work.privatise(huge, jax.random.key(0))
+    # All that is left of it is the noise.
+    assert float(sent.m.std()) == pytest.approx(noise, rel=0.02)
+    assert float(sent.v.std()) == pytest.approx(clip * noise, rel=0.02)
+    floor = clip * noise / np.sqrt(3)
+    below = algorithms.Moments(jnp.ones(2), jnp.array([-1.0, floor / 2]))
+    np.testing.assert_allclose(work.algorithm.reveal(below), 1 / np.sqrt(floor), rtol=1e-6)
+    assert federation.work_of(a_run("secadam")).privatise is None
 
 
 def test_each_client_draws_with_a_generator_of_its_own(tmp_path, monkeypatch):
@@ -353,6 +415,28 @@ def test_what_is_seen_under_dp_has_noise_of_each_clients_own():
     noise = np.concatenate([leaf.reshape(3, -1) for leaf in jax.tree.leaves(seen.clients)], axis=1)
     assert noise.std() == pytest.approx(1, rel=0.2)
     assert len(np.unique(noise)) == noise.size
+
+
+def test_a_window_under_dp_shows_what_is_left_of_each_client_and_of_all():
+    # Of gradients nothing is left: what is seen is noise, over the root of the floor.
+    algorithm = algorithms.secadam(floor=4.0)
+
+    def only_noise(moments, key):
+        nothing = jax.tree.map(jnp.zeros_like, moments)
+        return clip_and_noise.moments_privatiser(clip=1.0, noise=1.0)(nothing, key)
+
+    todo, state, samples, sampler = little_federation(algorithm, privatise=only_noise)
+    watching = todo._replace(aggregator=server_view.watchful(algorithm, (0, 2)))
+    start = engine.start(watching, state.params, samples, 3, 1, keep_clients=True)
+    window = server_view.watch(start, 1, iter([sampler.draw(1, 1) for _ in range(4)]))
+    own, mean = (
+        np.concatenate([leaf.reshape(*leaf.shape[:axes], -1) for leaf in jax.tree.leaves(tree)], -1)
+        for tree, axes in ((window.clients, 2), (window.aggregate, 1))
+    )
+    assert own.shape[:2] == (2, 4)
+    assert len(np.unique(own)) == own.size
+    assert own.std() == pytest.approx(0.5, rel=0.1)
+    assert mean.std() == pytest.approx(0.5 / np.sqrt(3), rel=0.1)
 
 
 def test_published_stale_update_is_the_new_parameters_minus_the_clients_old_ones():

@@ -7,25 +7,13 @@ from pathlib import Path
 
 import programs
 import pytest
+from inversion_rows import FOLDER, RUN, write
 from programs import run_report
 
-from fl.experiment import results, tables
+from fl.experiment import tables
 
-FOLDER = Path(__file__).parents[1] / "inversion"
 SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 ALGORITHMS = ("fedavg", "adam", "secadam", "secadam_perturbed")
-RUN = {
-    **{"dataset": "digits", "model": "lenet", "clients": 10, "algorithm": "fedavg"},
-    **{"attack": "representation", "clip": None, "noise": None, "final_accuracy": 0.8},
-    **{"psnr": 15.0, "ssim": 0.4, "cosine": 0.5, "global_psnr": 9.0, "global_ssim": 0.2},
-    **{"global_cosine": 0.3, "labels_recovered": 0.9, "classifier_distance": None, "seed": 0},
-    **{"rounds": 200, "rounds_run": 120, "batch_size": 8, "alpha": 0.5, "partition": "lda"},
-    **{"local_steps": 1, "window": None, "attack_round": None, "protection": None},
-    **{"recovered": None, "chance_psnr": None, "ceiling_psnr": None, "global_recovered": None},
-    **{"global_chance_psnr": None, "global_ceiling_psnr": None},
-    **{"restarts": 1, "converge": 0.8, "status": "ok", "variant": "corrected", "overrides": None},
-    **{"date": "2026-11-22T10:53:50Z"},
-}
 HEADS = [
     "Model Accuracy (%)",
     *(f"Each client's update {name}" for name in ("PSNR (dB)", "SSIM", "Cosine", "Labels (%)")),
@@ -53,11 +41,6 @@ def private():
         for noise in (0.1, 0.001)
         for run in runs(["dp_fedavg"], clip=clip, noise=noise, psnr=10 + clip - noise)
     ]
-
-
-def write(path, found):
-    results.append(path, found, list(RUN))
-    return path
 
 
 def markdown_tables(path, *arguments):

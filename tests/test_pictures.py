@@ -140,6 +140,35 @@ def test_more_images_go_to_further_files(images, tmp_path):
     assert kinds(paths) == ["grid.pdf", "grid.png", "grid-2.pdf", "grid-2.png"]
 
 
+def panel(images, count, title, **rows):
+    return reconstruction_grid.Panel(title, images[:count], {n: x[:count] for n, x in rows.items()})
+
+
+def test_panels_stand_beside_one_another_until_the_page_is_full(images, tmp_path):
+    rows = {"FedAvg, exact": images, "Chance": 1 - images}
+    panels = [panel(images, count, f"{count} clients", **rows) for count in (1, 2, 6, 6)]
+    sizes = []
+    for number, shown in enumerate((panels, [*panels, panels[-1]])):
+        stem = tmp_path / "new" / f"page-{number}"
+        paths = reconstruction_grid.panel_page(shown, ["Words below."], stem)
+        assert kinds(paths) == [f"page-{number}.pdf", f"page-{number}.png"]
+        sizes.append(matplotlib.image.imread(paths[1]).shape)
+    assert sizes[0][1] == sizes[1][1] == pytest.approx(7.1 * 300, abs=2)
+    assert sizes[1][0] > 1.8 * sizes[0][0], "a second line of panels"
+    first = paths[0].read_bytes()
+    reconstruction_grid.panel_page(shown, ["Words below."], stem)
+    assert paths[0].read_bytes() == first
+    words = [text.get_text() for text in reconstruction_grid._panels(panels, []).texts]
+    assert words.count("100.0 dB") == 4, "the mean of each panel's first row"
+    assert {"1 clients", "True image", "FedAvg\nexact"} <= set(words)
+
+
+def test_the_mean_is_over_what_was_found(images):
+    found = images[:2] + np.float32(0.1)
+    found[0] = np.nan
+    assert reconstruction_grid._mean_psnr(images[:2], found) == pytest.approx(20, abs=1e-4)
+
+
 def test_heat_maps_in_files(images, tmp_path):
     maps = {"adam": images[:25, ..., 0], "secadam": 1 - images[:25, ..., 0]}
     labels = ["Coat"] * 25
@@ -160,3 +189,9 @@ def test_what_does_not_belong_together(images, tmp_path, count, labels, others, 
     maps = {"fedavg": images[:others, ..., 0]}
     with pytest.raises(ValueError, match=words):
         gradcam.gradcam_grid(images[:count], maps, names, tmp_path / "a")
+
+
+def test_a_panel_needs_a_reconstruction_for_each_image(images, tmp_path):
+    odd = reconstruction_grid.Panel("odd", images[:2], {"FedAvg": images[:1]})
+    with pytest.raises(ValueError, match="FedAvg"):
+        reconstruction_grid.panel_page([odd], [], tmp_path / "a")

@@ -123,3 +123,18 @@ def test_the_bias_correction_is_taken_off_as_clients_compute_it(count):
     message, state = optimizer.message(received, local[-1], state)
     raw = ratio.raw_ratios(optimizer.reveal(message)[None], np.array([count]))[0]
     np.testing.assert_allclose(raw, state[0].mu / jnp.sqrt(state[0].nu), rtol=2e-6)
+
+
+@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("local_steps", [1, 2])
+def test_at_a_scale_that_stays_differences_are_the_gradients_over_it(
+    first, local_steps, double_precision
+):
+    rng = np.random.default_rng(0)
+    gradients, scale = rng.normal(size=(8, 5)), rng.uniform(0.1, 10, 5)
+    decay, m, seen = ratio.Decay.of_round(local_steps), np.zeros(5), []
+    for number, gradient in enumerate(gradients, 1):
+        m = decay.m * m + (1 - decay.m) * gradient
+        seen.append(m / ratio.corrections(np.array([local_steps * number]))[0] / scale)
+    y = ratio.differences(jnp.array(seen[first - 1 :]), first, decay, local_steps)
+    np.testing.assert_allclose(y, gradients[0 if first == 1 else first :] / scale, rtol=1e-9)

@@ -299,7 +299,7 @@ ORDER = np.array([[2, 0, 3, 1], [0, 1, 2, 3], [3, 2, 1, 0]])
 
 
 def test_reconstructions_are_put_beside_their_true_images(truth):
-    ordered = np.asarray(scores.by_true_image(attacked(truth, ORDER), truth))
+    ordered = np.asarray(scores.by_true_image(attacked(truth, ORDER).clients, truth))
     present = np.asarray(truth.present)
     assert np.array_equal(ordered[present], np.asarray(truth.images)[present])
     # Nothing is put beside what fills the minibatch up.

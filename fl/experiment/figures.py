@@ -13,6 +13,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter
 
 from fl.experiment import reports
 from fl.experiment.names import DISPLAY_NAMES
@@ -123,6 +124,23 @@ def draw_shares(axis: Axes, x: pd.Series, stats: pd.DataFrame, color: str, **lin
     low, high = (mean - std).clip(0, 100), (mean + std).clip(0, 100)
     axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
     axis.plot(x, mean, color=color, **line)
+
+
+def log_ticks(axis: Axes, values: Sequence[float]) -> None:
+    """Make x logarithmic, with a tick for each value, and numbers where they have room.
+
+    Args:
+        axis: whose ticks are set.
+        values: above 0, ascending.
+    """
+    shown = []
+    for value in reversed(values):
+        if not shown or shown[-1] / value >= 1.5:
+            shown.append(value)
+    axis.set_xscale("log")
+    axis.set_xticks(shown, [str(value) for value in shown])
+    axis.xaxis.set_minor_locator(FixedLocator(values))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def legend_entries(figure: Figure) -> dict[str, object]:

@@ -140,8 +140,9 @@ def describe(setting: Mapping, rounds: str) -> list[str]:
         rounds: how many rounds, in words.
     """
     phrases = [count(setting["clients"], "client")] if "clients" in setting else []
+    if "batch_size" in setting:
+        phrases.append(f"batch size {setting['batch_size']}")
     phrases += [
-        f"batch size {setting['batch_size']}",
         PARTITIONS.get(setting["partition"], setting["partition"]),
         f"{setting['variant']} variant",
     ]

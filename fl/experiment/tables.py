@@ -9,7 +9,7 @@ import pandas as pd
 
 DASH = "\N{EN DASH}"
 FIGURE_SPACE = "\N{FIGURE SPACE}"  # as wide as a digit: lines numbers up inside a table column
-_MARKS = "†‡"  # behind a mean: runs that diverged, runs without a value
+_MARKS = "†‡§"  # behind a mean: runs that diverged, runs without a value, what a caption says
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -25,6 +25,7 @@ _LATEX = str.maketrans(
         DASH: "--",
         "†": r"\textsuperscript{$\dagger$}",
         "‡": r"\textsuperscript{$\ddagger$}",
+        "§": r"\textsuperscript{\S}",
         FIGURE_SPACE: r"\phantom{0}",
         "\n": " ",
         "\r": " ",

@@ -119,6 +119,7 @@ def secadam(
     server_rate: float = 0.001,
     offset: float = MOMENT_OFFSET,
     bias_correction: bool = True,
+    floor: float | None = None,
 ) -> Algorithm:
     """SecAdam: the server learns only u = mean(m) / sqrt(mean(v)), and steps along it.
 
@@ -127,9 +128,11 @@ def secadam(
         server_rate: step along u, above 0.
         offset: added to every entry of v, at least 0.
         bias_correction: whether clients send bias-corrected moments, as the paper has it.
+        floor: what an entry of mean(v) counts as at least in u, at least 0; None for as it is. For
+            noisy moments, of which entries are negative: see `clip_and_noise.moments_privatiser`.
     """
     server = optax.sgd(server_rate)
-    return _secadam(client_rate, server, offset, bias_correction)
+    return _secadam(client_rate, server, offset, bias_correction, floor)
 
 
 def secadam_fedadam(
@@ -199,14 +202,14 @@ def scaffold(client_rate: float = 0.1, server_rate: float = 1.0, local_steps: in
     return Algorithm(zeros, local_step, message, zeros, Broadcast, attrgetter("update"), *said)
 
 
-def _secadam(client_rate, server_optimizer, offset, bias_correction=True):
+def _secadam(client_rate, server_optimizer, offset, bias_correction=True, floor=None):
     """SecAdam's clients, with an optimizer that the server applies to the ratio."""
 
     def message(received, local, state):
         return _sent(state[0], offset, bias_correction), state
 
     client = optax.adam(client_rate, B1, B2)
-    plain = _fedopt(client, server_optimizer, client_rate, _ratio)
+    plain = _fedopt(client, server_optimizer, client_rate, partial(_ratio, floor=floor))
     return plain._replace(message=message, sends=MOMENTS, secure=True)
 
 
@@ -239,8 +242,11 @@ def _sent(state, offset, bias_correction):
     return Moments(m, jax.tree.map(lambda entry: entry + offset, v))
 
 
-def _ratio(mean):
-    return jax.tree.map(lambda m, v: m / jnp.sqrt(v), mean.m, mean.v)
+def _ratio(mean, floor):
+    v = mean.v
+    if floor is not None:
+        v = jax.tree.map(lambda entry: jnp.maximum(entry, floor), v)
+    return jax.tree.map(lambda m, v: m / jnp.sqrt(v), mean.m, v)
 
 
 ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
