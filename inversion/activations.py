@@ -12,6 +12,8 @@ estimator, since some of the images are mixtures. The biases are small: they say
 common factor of g and c, and so it is only it that suffers where they are lost in errors.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,9 +67,10 @@ def of_images(gradient: jax.Array, silent: jax.Array) -> tuple[jax.Array, jax.Ar
     size = jnp.where(live, size, 1)
     basis, values, _ = jnp.linalg.svd(gradient / size[:, None], full_matrices=False)
     count = min(len(silent), len(values))
-    basis = basis[:, :count] * (values[:count] > ROUNDING * values[0])
+    there = values[:count] > ROUNDING * values[0]
+    basis = basis[:, :count] * there[None]
     # Directions that there are none of must not be taken for those that vanish.
-    missing = jnp.diag(values[:count] <= ROUNDING * values[0]).astype(basis.dtype)
+    missing = jnp.diag(~there).astype(basis.dtype)
 
     def of_image(silent):
         zeros = silent & live[:-1]
@@ -125,7 +128,9 @@ def gains(
     energy = np.bincount(which, (pixels**2).sum(1), len(images))
     energy /= np.maximum(np.bincount(which, minlength=len(images)), 1)
     equations /= np.sqrt(np.where(energy > 0, energy, 1))[which][:, None]
-    solution, error = _solve(equations, which, pixels.shape[1], len(images))
+    solution, error = _robust(
+        jnp.asarray(equations), jnp.asarray(which), pixels.shape[1], len(images)
+    )
     relative, common = np.asarray(solution[: pixels.shape[1]]), float(solution[-1])
     if common <= 0 or float(error) > CERTAIN * common:
         common = np.median(relative[guess > 0])
@@ -141,20 +146,15 @@ def _brightest(images):
     return np.where(gain < FAINTEST * usual, gain, 0)
 
 
-def _solve(equations, which, pixels, images):
-    """Robust least squares -> (what all equations make 0, error of its last entry)."""
-    return jax.jit(_robust, static_argnums=(2, 3))(
-        jnp.asarray(equations), jnp.asarray(which), pixels, images
-    )
-
-
+@partial(jax.jit, static_argnames=("pixels", "images"))
 def _robust(equations, which, pixels, images):
+    """Robust least squares -> (what all equations make 0, error of its last entry)."""
     columns = jnp.sqrt(jnp.mean(equations**2, axis=0))
     shown = jnp.where(columns[:pixels] > 0, columns[:pixels], 0)
     # Pixels count by what they do, or a dark one could stand for all.
     share = shown**2 / jnp.sum(shown**2)
     columns = jnp.where(columns > 0, columns, 1).at[:pixels].set(jnp.sqrt(jnp.mean(shown**2)))
-    scaled, size = equations / columns, len(columns)
+    scaled, size = equations / columns[None], len(columns)
     sum_to_one = jnp.zeros(size).at[:pixels].set(share)
     each = jnp.zeros(size).at[:pixels].set(1.0)
     count = jnp.zeros(images).at[which].add(1)

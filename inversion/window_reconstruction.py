@@ -57,9 +57,12 @@ def attack_window(run: Run, trained: Trained) -> WindowAttacked:
                 whole = attack.reconstruct(view, global_key)
                 bar.update()
             for place, client in enumerate(some):
-                own = jax.tree.map(lambda leaf, place=place: leaf[place], window.clients)
-                view = WindowView(own, window.params, window.first, 1, public)
-                found.append(attack.reconstruct(view, jax.random.fold_in(client_key, client)))
+                if run.clients == 1:  # its messages are the aggregate
+                    found.append(whole)
+                else:
+                    own = jax.tree.map(lambda leaf, place=place: leaf[place], window.clients)
+                    view = WindowView(own, window.params, window.first, 1, public)
+                    found.append(attack.reconstruct(view, jax.random.fold_in(client_key, client)))
                 bar.update()
     attacked = _attacked(found, whole)
     # Matching directions reconstructs one round alone, taking gradients apart several.

@@ -74,3 +74,21 @@ def test_it_says_where_the_rank_says_nothing(rank, rounds):
     y, _ = scaled(min(rank, 8), rounds=rounds)
     with pytest.raises(calibration.CannotCalibrateError, match="leave the scales open"):
         calibrate(jnp.asarray(y), rank)
+
+
+def test_factors_that_drift_are_followed():
+    y, factors = scaled(2, rounds=96)
+    slopes = 1e-3 * np.random.default_rng(1).normal(size=factors.shape)
+    drift = slopes * np.arange(96)[:, None, None]
+    with jax.enable_x64(True):
+        whole = calibrate(jnp.asarray(y * np.exp(drift)), 2).scales
+        each = calibration.follow_drift(jnp.asarray(y * np.exp(drift)), 2, whole)
+        each, whole = np.asarray(each), np.asarray(whole)
+
+    def usual_error(found):
+        logs = np.log(found[-8:]) - np.log(factors) + drift[-8:]
+        logs -= logs[:, -1:]  # a factor for each unit is open, and one for each row
+        return np.median(np.abs(logs - np.median(logs, axis=2, keepdims=True)))
+
+    assert (each > 0).all()
+    assert usual_error(each) < 0.3 * usual_error(np.broadcast_to(whole, each.shape))
