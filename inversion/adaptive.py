@@ -26,8 +26,9 @@ from activations import TooFewEquationsError, of_images
 from activations import gains as gains_by_activations
 from analytic import least_squares
 from brightness import gains
-from calibration import CannotCalibrateError, calibrate, follow_drift
+from calibration import CannotCalibrateError, calibrate
 from disaggregation import Disaggregated, disaggregate
+from drift import follow_drift
 from label_inference import infer_labels
 from optimise import solve
 from ratio import Decay, differences, follow

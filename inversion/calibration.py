@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 # Units to calibrate with, at least, and for each sample: more of them determine it better, and are
@@ -41,10 +40,6 @@ ROWS = 16
 WORST = 5.0
 # Iterations that extend a calibration to further units.
 EXTENSIONS = 40
-# Rounds that are calibrated together where factors drift, and iterations that this takes.
-BLOCK, BLOCK_ITERATIONS = 16, 6
-# Change of a factor within a window, as the logarithm of its ratio, that drift may explain.
-DRIFT = 0.3
 
 
 class Calibration(NamedTuple):
@@ -87,78 +82,16 @@ def calibrate(y: jax.Array, rank: int, iterations: int = ITERATIONS) -> Calibrat
     chosen = jnp.sort(jnp.argsort(-activity)[:most])
     loud = y * (jnp.abs(y[:, -1:]) > QUIET)
     some = loud[:, :, chosen]
-    scales, spaces = _first_guess(some), _random_spaces(some, rank)
+    scales, spaces = _first_guess(some), random_spaces(some, rank)
     weights = jnp.ones(len(y), y.dtype), jnp.ones(y.shape[1], y.dtype)
     for number in range(iterations):
-        scales, spaces, residuals = _improve(some, scales, spaces, *weights)
+        scales, spaces, residuals = improve(some, scales, spaces, *weights)
         if number >= UNWEIGHED:
-            weights = _weights(*residuals)
-    scales = scales / _size(scales[-1:])
+            weights = weigh(*residuals)
+    scales = scales / size_of(scales[-1:])
     guess = _first_guess(loud, scales)
     scales = _extend(loud, guess, scales, some, spaces, chosen, weights[0])
     return Calibration(scales, residuals[0])
-
-
-def follow_drift(y: jax.Array, rank: int, scales: jax.Array) -> jax.Array:
-    """Find the factors of gradients anew every few rounds, where they drift.
-
-    Of aggregates, the mean of squared gradients is guessed at, and each round adds an error to the
-    factors. Those of a whole window are right in its middle only.
-
-    Args:
-        y: as in `calibrate`.
-        rank: as in `calibrate`.
-        scales: of the whole window, [row, unit].
-
-    Returns:
-        Factors in each round, [round, row, unit]; 0 where they do not fit.
-    """
-    count = max(1, len(y) // BLOCK)
-    blocks = np.array_split(np.arange(len(y)), count)
-    return jnp.concatenate(
-        [
-            jnp.broadcast_to(_of_block(y[block], rank, scales), (len(block), *scales.shape))
-            for block in blocks
-        ]
-    )
-
-
-def _of_block(y, rank, scales):
-    loud = y * (jnp.abs(y[:, -1:]) > QUIET)
-    activity = jnp.mean(loud[:, -1] != 0, axis=0)
-    chosen = jnp.flatnonzero((activity > 0) & (scales[-1] > 0))
-    if len(chosen) <= rank:
-        return scales
-    some, known = loud[:, :, chosen], scales[:, chosen]
-    found, spaces = known, _random_spaces(some, rank)
-    weights = jnp.ones(len(y), y.dtype), jnp.ones(y.shape[1], y.dtype)
-    for number in range(BLOCK_ITERATIONS):
-        solved, spaces, residuals = _improve(some, found, spaces, *weights)
-        if number > 0:  # before, the spaces were random
-            found = solved
-        if number > 1:
-            weights = _weights(*residuals)
-    found, misfit = _near(found, known), _misfit(some, found, spaces)
-    usual = jnp.median(misfit[jnp.argsort(-activity[chosen])[:UNITS]])
-    return jnp.zeros_like(scales).at[:, chosen].set(jnp.where(misfit <= WORST * usual, found, 0))
-
-
-def _near(found, known):
-    """Leave gauges as they are, and what changed by more than drift explains."""
-    ratio = jnp.where((found > 0) & (known > 0), found / _size(known), jnp.nan)
-    for axis in (1, 0, 1, 0):
-        ratio /= jnp.nan_to_num(jnp.nanmedian(ratio, axis=axis, keepdims=True), nan=1.0)
-    return known * jnp.where(jnp.abs(jnp.log(ratio)) < DRIFT, ratio, 1)
-
-
-@jax.jit
-def _misfit(y, scales, spaces):
-    """The share of each unit's gradient, in norm, that has no place within the row spaces."""
-    gradients = y * scales[None]
-    gradients /= _size(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2), keepdims=True)))
-    gradients /= _size(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
-    spaces = jnp.linalg.qr(gradients.mT @ (gradients @ spaces))[0]
-    return _root_share((gradients - (gradients @ spaces) @ spaces.mT) ** 2, gradients**2, (0, 1))
 
 
 def _first_guess(y, like=None):
@@ -167,19 +100,20 @@ def _first_guess(y, like=None):
     guess = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
     if like is None:
         return guess
-    guess /= _size(guess[-1:])
+    guess /= size_of(guess[-1:])
     known, total = (like > 0).sum(1), like.sum(1)
     level = jnp.where(known > 0, total / jnp.maximum(known, 1), 0)
     own = jnp.where((guess > 0).any(1), guess.sum(1) / jnp.maximum((guess > 0).sum(1), 1), 1)
     return guess * (level / own)[:, None]
 
 
-def _random_spaces(y, rank):
+def random_spaces(y: jax.Array, rank: int) -> jax.Array:
+    """Row spaces to start from, [round, unit, rank], for gradients [round, row, unit]."""
     start = jax.random.normal(jax.random.key(0), (len(y), y.shape[2], rank), y.dtype)
     return jnp.linalg.qr(start)[0]
 
 
-def _weights(rounds, rows):
+def weigh(rounds: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Weigh rounds and rows by how well they fit, within bounds, so that no few of them decide."""
     of_rounds, of_rows = 1 / (rounds**2 + 1e-10), 1 / (rows + 1e-5)
     of_rounds, of_rows = of_rounds / jnp.median(of_rounds), of_rows / jnp.median(of_rows)
@@ -187,12 +121,25 @@ def _weights(rounds, rows):
 
 
 @jax.jit
-def _improve(y, scales, spaces, of_rounds, of_rows):
-    """One iteration -> (scales, spaces, (residuals of rounds, residuals of rows))."""
+def improve(
+    y: jax.Array, scales: jax.Array, spaces: jax.Array, of_rounds: jax.Array, of_rows: jax.Array
+) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
+    """One iteration.
+
+    Args:
+        y: as in `calibrate`, in which quiet entries are 0.
+        scales: so far, [row, unit].
+        spaces: orthonormal, [round, unit, rank].
+        of_rounds: weights [round].
+        of_rows: weights [row].
+
+    Returns:
+        Scales, spaces, and the residuals of rounds [round] and of rows [row], as shares.
+    """
     # Neither a bright pixel nor a unit of large gradients shall weigh more than others.
     gradients = y * scales[None]
-    gradients /= _size(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2), keepdims=True)))
-    columns = 1 / _size(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
+    gradients /= size_of(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2), keepdims=True)))
+    columns = 1 / size_of(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
     gradients *= columns
     weighed = gradients * of_rows[None, :, None]
     for _ in range(2):  # subspace iteration, from where the last one ended
@@ -201,8 +148,8 @@ def _improve(y, scales, spaces, of_rounds, of_rows):
     outside = (gradients - (gradients @ spaces) @ spaces.mT) ** 2
     inside = gradients**2
     residuals = (
-        _root_share(outside * of_rows[None, :, None] ** 2, weighed**2, (1, 2)),
-        _root_share(outside * of_rounds[:, None, None], inside * of_rounds[:, None, None], (0, 2)),
+        root_share(outside * of_rows[None, :, None] ** 2, weighed**2, (1, 2)),
+        root_share(outside * of_rounds[:, None, None], inside * of_rounds[:, None, None], (0, 2)),
     )
     seen = y * columns * jnp.sqrt(of_rounds)[:, None, None]
     solved = lax.map(
@@ -224,7 +171,7 @@ def _solve_row(spaces, row):
     start = found = scales * size
     for _ in range(3):
         found = jax.scipy.linalg.cho_solve(factor, found)
-        found /= _size(jnp.linalg.norm(found))
+        found /= size_of(jnp.linalg.norm(found))
     found = jnp.abs(jnp.where(jnp.isfinite(found).all(), found, start))
     return jnp.where(known, found / jnp.where(known, size, 1), 0)
 
@@ -237,11 +184,11 @@ def _extend(y, guess, scales, some, spaces, chosen, of_rounds):
     is smallest: a linear system, solved by conjugate gradients for all units at once.
     """
     gradients = some * scales[None]
-    rows = 1 / _size(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2))))[:, None]
+    rows = 1 / size_of(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2))))[:, None]
     gradients *= rows[None]
-    gradients /= _size(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
+    gradients /= size_of(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
     bases = jnp.linalg.qr(gradients @ spaces)[0]
-    size = _size(jnp.sum((y * (guess * rows)[None]) ** 2, axis=1, keepdims=True))
+    size = size_of(jnp.sum((y * (guess * rows)[None]) ** 2, axis=1, keepdims=True))
     weight = of_rounds[:, None, None] * jnp.where(y[:, -1:] != 0, 1 / size, 0)
 
     def apply(s):
@@ -249,7 +196,7 @@ def _extend(y, guess, scales, some, spaces, chosen, of_rounds):
         moved -= bases @ (bases.mT @ moved)
         return jnp.sum(y * moved * weight, axis=0).at[-1].set(0)
 
-    diagonal = _size(jnp.sum(y**2 * weight, axis=0))
+    diagonal = size_of(jnp.sum(y**2 * weight, axis=0))
     start = guess * rows
     residual = -apply(start)
     ahead = residual / diagonal
@@ -257,11 +204,11 @@ def _extend(y, guess, scales, some, spaces, chosen, of_rounds):
     def step(_, state):
         s, residual, ahead, product = state
         applied = apply(ahead)
-        length = product / _size(jnp.sum(ahead * applied, axis=0))
+        length = product / size_of(jnp.sum(ahead * applied, axis=0))
         s, residual = s + length[None] * ahead, residual - length[None] * applied
         conditioned = residual / diagonal
         new = jnp.sum(residual * conditioned, axis=0)
-        return s, residual, conditioned + (new / _size(product))[None] * ahead, new
+        return s, residual, conditioned + (new / size_of(product))[None] * ahead, new
 
     product = jnp.sum(residual * ahead, axis=0)
     found, *_ = lax.fori_loop(0, EXTENSIONS, step, (start, residual, ahead, product))
@@ -269,16 +216,17 @@ def _extend(y, guess, scales, some, spaces, chosen, of_rounds):
     # Units that were hardly ever active, or whose factors have not been found, would spoil others.
     moved = y * found[None]
     outside = jnp.sum((moved - bases @ (bases.mT @ moved)) ** 2 * weight, axis=(0, 1))
-    misfit = jnp.sqrt(outside / _size(jnp.sum(moved**2 * weight, axis=(0, 1))))
+    misfit = jnp.sqrt(outside / size_of(jnp.sum(moved**2 * weight, axis=(0, 1))))
     fits = misfit <= WORST * jnp.median(misfit[chosen])
     found = jnp.where(fits[None], found / rows, 0)
-    return found / _size(found[-1:])
+    return found / size_of(found[-1:])
 
 
-def _root_share(part, whole, axes):
-    return jnp.sqrt(jnp.sum(part, axis=axes) / _size(jnp.sum(whole, axis=axes)))
+def root_share(part: jax.Array, whole: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The root of a part's share, both summed over axes."""
+    return jnp.sqrt(jnp.sum(part, axis=axes) / size_of(jnp.sum(whole, axis=axes)))
 
 
-def _size(x):
+def size_of(x: jax.Array) -> jax.Array:
     """A size to divide by: 1 where there is none."""
     return jnp.where(x > 0, x, 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from experiments import load
 
-(calibration,) = load("inversion", "calibration")
+calibration, drift = load("inversion", "calibration", "drift")
 calibrate = calibration.calibrate
 
 
@@ -79,14 +79,14 @@ def test_it_says_where_the_rank_says_nothing(rank, rounds):
 def test_factors_that_drift_are_followed():
     y, factors = scaled(2, rounds=96)
     slopes = 1e-3 * np.random.default_rng(1).normal(size=factors.shape)
-    drift = slopes * np.arange(96)[:, None, None]
+    drifted = slopes * np.arange(96)[:, None, None]
     with jax.enable_x64(True):
-        whole = calibrate(jnp.asarray(y * np.exp(drift)), 2).scales
-        each = calibration.follow_drift(jnp.asarray(y * np.exp(drift)), 2, whole)
+        whole = calibrate(jnp.asarray(y * np.exp(drifted)), 2).scales
+        each = drift.follow_drift(jnp.asarray(y * np.exp(drifted)), 2, whole)
         each, whole = np.asarray(each), np.asarray(whole)
 
     def usual_error(found):
-        logs = np.log(found[-8:]) - np.log(factors) + drift[-8:]
+        logs = np.log(found[-8:]) - np.log(factors) + drifted[-8:]
         logs -= logs[:, -1:]  # a factor for each unit is open, and one for each row
         return np.median(np.abs(logs - np.median(logs, axis=2, keepdims=True)))
 
