@@ -18,7 +18,9 @@ import federation
 import pictures
 from attacks import ATTACKS
 from federation import Trained
-from options import PICTURES, Options, check, grid, resolve
+from grid import grid
+from option_checks import check
+from options import PICTURES, Options, resolve
 from reconstruction import attack
 from recording import record
 from runs import COLUMNS, Run, describe
