@@ -14,6 +14,13 @@ psnr = load("inversion", "image_metrics")[0].psnr
 PublicKnowledge = load("inversion", "threat_model")[0].PublicKnowledge
 
 
+@pytest.fixture(scope="module")
+def observed():
+    """Images [client, batch, ...] and what the server sees of them."""
+    images, labels = minibatches(6, 8)
+    return images, observe("fedavg", images, labels)
+
+
 def shares(name, seen, images):
     """Share of the true images of which there is a reconstruction above 60 dB."""
     found = attack(name, seen).images
@@ -21,9 +28,8 @@ def shares(name, seen, images):
     return float((best > 60).mean())
 
 
-def test_exact_finds_all_images_of_a_batch_and_analytic_does_not():
-    images, labels = minibatches(6, 8)
-    seen = observe("fedavg", images, labels)
+def test_exact_finds_all_images_of_a_batch_and_analytic_does_not(observed):
+    images, seen = observed
     assert shares("exact", seen, images) > 0.95 > 0.9 > shares("analytic", seen, images)
 
 
@@ -42,9 +48,8 @@ def test_weights_tell_images_from_sparser_mixtures_of_two():
     assert certainty.all()
 
 
-def test_a_client_alone_is_attacked_like_one_of_many():
-    images, labels = minibatches(6, 8)
-    seen = observe("fedavg", images, labels)
+def test_a_client_alone_is_attacked_like_one_of_many(observed):
+    images, seen = observed
     problem = ATTACKS["exact"].problem(seen.public)
     one = jax.tree.map(lambda leaf: leaf[2], seen.observations)
     found = problem.init(KEY, one, seen.params, None)
@@ -53,9 +58,8 @@ def test_a_client_alone_is_attacked_like_one_of_many():
     assert float((best > 60).mean()) > 0.8
 
 
-def test_exact_survives_an_observation_of_nothing():
-    images, labels = minibatches(6, 8)
-    seen = observe("fedavg", images, labels)
+def test_exact_survives_an_observation_of_nothing(observed):
+    images, seen = observed
     nothing = seen._replace(observations=jax.tree.map(jnp.zeros_like, seen.observations))
     np.testing.assert_array_equal(attack("exact", nothing).images, np.zeros_like(images))
 
