@@ -42,8 +42,9 @@ from fl.simulation.training import sample_losses
 SCORED = 8
 # Images that are looked for in a round, at most.
 MOST_IMAGES = 16
-# Rounds whose images tell pixels' gains, at most: spread over the window.
-ROUNDS_FOR_GAINS = 48
+# Rounds whose images tell pixels' gains, at most: spread over the window. Of more images than can be
+# told apart, fewer: it takes long, and few are found.
+ROUNDS_FOR_GAINS, ROUNDS_OF_MANY = 48, 8
 # Zero derivatives from which an image is relied on.
 CERTAIN = 10
 # Minibatches of noise whose gradients tell the sizes of factors.
@@ -116,7 +117,8 @@ def _by_rank(view, path, key):
     """Steps 1 to 4."""
     public, images = view.public, images_behind(view)
     gradients = _gradients(view, path)
-    some = np.arange(len(gradients))[:: max(1, len(gradients) // ROUNDS_FOR_GAINS)]
+    rounds = ROUNDS_FOR_GAINS if _separable(images) else ROUNDS_OF_MANY
+    some = np.arange(len(gradients))[:: max(1, len(gradients) // rounds)]
     gain, exactly = _gains(view, some, _take_apart(gradients[some], images, key))
     last = gradients[-SCORED:] * jnp.append(gain, 1)[None, :, None]
     weights = _rows(view.params, path)[-SCORED:] if exactly else None
@@ -185,7 +187,7 @@ def _take_apart(gradients, images, key, bounded=False, weights=None):
         certainty = jnp.full((len(found), 1), CERTAIN)
         return Disaggregated(found[:, None], certainty, gradients[:, -1:] == 0)
     count = min(images, MOST_IMAGES)
-    rank = count if _separable(images) else min(images, 4 * MOST_IMAGES)
+    rank = count if _separable(images) else min(images, 2 * MOST_IMAGES)
     parts = [
         disaggregate(
             gradient,
