@@ -42,8 +42,8 @@ from fl.simulation.training import sample_losses
 SCORED = 8
 # Images that are looked for in a round, at most.
 MOST_IMAGES = 16
-# Rounds whose images tell pixels' gains, at most: spread over the window. Of more images than can be
-# told apart, fewer: it takes long, and few are found.
+# Rounds whose images tell pixels' gains, at most: spread over the window. Fewer of more images than
+# can be told apart: it takes long, and few are found.
 ROUNDS_FOR_GAINS, ROUNDS_OF_MANY = 48, 8
 # Zero derivatives from which an image is relied on.
 CERTAIN = 10

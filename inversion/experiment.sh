@@ -43,9 +43,13 @@ done
 run "${tasks[@]}" --model "${models[@]}" --algorithm "${algorithms[@]}" --attack cosine cpl
 if chosen lenet "${models[@]}"; then
     run "${tasks[@]}" --model lenet --algorithm "${algorithms[@]}" --attack analytic exact
-    # One client, and aggregates, watched for a hundred rounds.
-    run "${tasks[@]}" --model lenet --algorithm secadam --attack adaptive --attack-clients 0 \
-        --num-clients 1 2 5 10 --batch-size 1 8 --pgd-step 0
+    # One client, and aggregates, watched for a hundred rounds; what may protect; when; local steps.
+    watched=("${tasks[@]}" --model lenet --algorithm secadam --attack adaptive --attack-clients 1 \
+        --pgd-step 0)
+    run "${watched[@]}" --num-clients 1 2 5 10 --batch-size 1 8
+    run "${watched[@]}" --num-clients 1 --protect float16 bfloat16 int8 sign noise=0.01 noise=0.1
+    run "${watched[@]}" --num-clients 1 --batch-size 1 --attack-round 10 100
+    run "${watched[@]}" --num-clients 1 --batch-size 1 --local-steps 3 10
     run --dataset "${datasets[@]}" --aggregates --pgd-step 0
 fi
 run --dataset "${datasets[@]}" --gen-images

@@ -49,6 +49,17 @@ def test_without_noise_images_are_exact(batch, double_precision):
     assert sorted(certainty) == [0] * (most - batch) + sorted(expected)
 
 
+def test_units_at_which_an_image_is_silent_are_told(double_precision):
+    images, derivatives, gradient = layer(8)
+    found = disaggregate(gradient, 8, KEY)
+    each = np.abs(np.asarray(found.images)[:, None] - images[None]).max(axis=2)
+    which, true = linear_sum_assignment(each)
+    active = (derivatives != 0).any(axis=0)  # of the others, nothing is known
+    np.testing.assert_array_equal(
+        np.asarray(found.silent)[which][:, active], (derivatives == 0)[true][:, active]
+    )
+
+
 def test_small_derivatives_are_not_lost_beside_large_ones(double_precision):
     images, _, gradient = layer(8, spread=5)
     assert errors(disaggregate(gradient, 8, KEY)[0], images).max() < 1e-6
