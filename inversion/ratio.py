@@ -33,9 +33,10 @@ import numpy as np
 
 from fl.simulation.algorithms import B1, B2
 
-# Relative difference of r_t from b1 r_(t-1) / sqrt(b2) that the rounding of two ratios in single
-# precision explains.
+# Difference of r_t from b1 r_(t-1) / sqrt(b2), relative to r_t, that rounding explains, of two ratios
+# in single precision; and of ratios that are rounded to fewer bits, with the smallest difference.
 ROUNDING = 2e-6
+ROUNDINGS = {jnp.float16: (2.0**-10, 2.0**-24), jnp.bfloat16: (2.0**-7, 0.0)}
 # Smaller x are rounding, or ratios that have decayed to what single precision cannot hold.
 SMALLEST = 1e-6
 
@@ -80,7 +81,21 @@ def corrections(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return tuple(np.asarray(1 - decay**counts, float) for decay in (B1, B2))
 
 
-def solve(before: jax.Array, after: jax.Array, decay: Decay, kappa: float = 1.0) -> jax.Array:
+def rounding_of(ratios: jax.Array) -> tuple[float, float]:
+    """See by the ratios what they have been rounded to -> relative and absolute difference."""
+    for dtype, rounding in ROUNDINGS.items():
+        if bool(jnp.all(ratios.astype(dtype).astype(ratios.dtype) == ratios)):
+            return rounding
+    return ROUNDING, 0.0
+
+
+def solve(
+    before: jax.Array,
+    after: jax.Array,
+    decay: Decay,
+    kappa: float = 1.0,
+    rounding: tuple[float, float] = (ROUNDING, 0.0),
+) -> jax.Array:
     """Solve for x = g_t / sqrt(v_(t-1)), the root of the smaller magnitude.
 
     Args:
@@ -88,6 +103,7 @@ def solve(before: jax.Array, after: jax.Array, decay: Decay, kappa: float = 1.0)
         after: r_t, raw.
         decay: of a round.
         kappa: mean of squared gradients over the square of the mean one, at least 1.
+        rounding: see `rounding_of`.
 
     Returns:
         x, shaped as the ratios; 0 where no gradient explains them.
@@ -97,7 +113,8 @@ def solve(before: jax.Array, after: jax.Array, decay: Decay, kappa: float = 1.0)
     # Two forms of the same root, each where it does not cancel.
     same_sign = _quotient(after**2 * b2 - a**2, a * c + root)
     x = jnp.where(a * after > 0, same_sign, _quotient(root - a * c, c**2 - after**2 * d))
-    at_rest = jnp.abs(after - a / jnp.sqrt(b2)) <= ROUNDING * jnp.abs(after)
+    relative, absolute = rounding
+    at_rest = jnp.abs(after - a / jnp.sqrt(b2)) <= relative * jnp.abs(after) + absolute
     return jnp.where(at_rest | (jnp.abs(x) < SMALLEST), 0, x)
 
 
@@ -122,14 +139,14 @@ def follow(
         gradient over the root of v before the second round, or over the entry's first gradient
         where it had none before. 0 where there is no gradient.
     """
-    rest = jnp.sqrt(kappa * (1 - decay.v))
+    rest, rounding = jnp.sqrt(kappa * (1 - decay.v)), rounding_of(ratios)
     raw = raw_ratios(ratios, local_steps * (first + np.arange(len(ratios))))
     if first == 1:  # before it, there were no moments
         raw = jnp.concatenate([jnp.zeros_like(raw[:1]), raw])
 
     def step(carry, after):
         before, scale = carry
-        x = solve(before, after, decay, kappa)
+        x = solve(before, after, decay, kappa, rounding)
         grown = scale * jnp.sqrt(decay.v + kappa * (1 - decay.v) * x**2)
         wakes = (scale == 0) & (after != 0)
         y = jnp.where(wakes, jnp.sign(after), x * scale)
