@@ -33,8 +33,8 @@ import numpy as np
 
 from fl.simulation.algorithms import B1, B2
 
-# Difference of r_t from b1 r_(t-1) / sqrt(b2), relative to r_t, that rounding explains: of two ratios
-# in single precision; and of ratios of fewer bits, with the smallest that is possible.
+# Difference of r_t from b1 r_(t-1) / sqrt(b2), relative to r_t, that rounding explains; of ratios
+# in single precision, and of ratios of fewer bits with the smallest that is possible.
 ROUNDING = 2e-6
 ROUNDINGS = {jnp.float16: (2.0**-10, 2.0**-24), jnp.bfloat16: (2.0**-7, 0.0)}
 # Smaller x are rounding, or ratios that have decayed to what single precision cannot hold.
