@@ -110,12 +110,12 @@ def gains(
     Raises:
         TooFewEquationsError: where there are fewer of them than pixels.
     """
+    which, unit = np.nonzero(activations > QUIET * activations.max(1, keepdims=True, initial=0))
+    if len(which) < images.shape[1]:
+        raise TooFewEquationsError(f"{len(which)} equations for {images.shape[1]} pixels")
     guess = _brightest(images)
     images = images * guess
     typical = np.maximum(np.quantile(np.abs(activations), 0.9, axis=0), 1e-12)
-    which, unit = np.nonzero(activations > QUIET * activations.max(1, keepdims=True, initial=0))
-    if len(which) < len(guess):
-        raise TooFewEquationsError(f"{len(which)} equations for {len(guess)} pixels")
     chosen = np.random.default_rng(0).permutation(len(which))[:EQUATIONS]
     which, unit = which[chosen], unit[chosen]
     seen = weights[rounds[which], :, unit]
@@ -150,30 +150,30 @@ def _brightest(images):
 def _robust(equations, which, pixels, images):
     """Robust least squares -> (what all equations make 0, error of its last entry)."""
     columns = jnp.sqrt(jnp.mean(equations**2, axis=0))
-    shown = jnp.where(columns[:pixels] > 0, columns[:pixels], 0)
+    shown = columns[:pixels]
     # Pixels count by what they do, or a dark one could stand for all.
     share = shown**2 / jnp.sum(shown**2)
     columns = jnp.where(columns > 0, columns, 1).at[:pixels].set(jnp.sqrt(jnp.mean(shown**2)))
     scaled, size = equations / columns[None], len(columns)
     sum_to_one = jnp.zeros(size).at[:pixels].set(share)
-    each = jnp.zeros(size).at[:pixels].set(1.0)
+    of_pixels = jnp.zeros(size).at[:pixels].set(1.0)
     count = jnp.zeros(images).at[which].add(1)
 
     def iteration(number, carry):
         weights, spread, *_ = carry
-        trust = jnp.maximum(FIRST_TRUST * 0.1**number / pixels, spread**2) * each
+        trust = jnp.maximum(FIRST_TRUST * 0.1**number / pixels, spread**2) * of_pixels
         matrix = (scaled * weights[:, None]).T @ scaled / jnp.sum(weights)
         matrix += jnp.diag(trust + 1e-13) + jnp.outer(sum_to_one, sum_to_one)
         factor = jax.scipy.linalg.cho_factor(matrix)
         found = jax.scipy.linalg.cho_solve(factor, trust + sum_to_one)
         error = jnp.abs(scaled @ found)
         usual = jnp.median(error)
-        of_images = jnp.sqrt(jnp.zeros(images).at[which].add(error**2) / jnp.maximum(count, 1))
-        usual_image = jnp.nanmedian(jnp.where(count > 0, of_images, jnp.nan))
-        of_images = 1 / (1 + (of_images / (USUAL_IMAGE * usual_image + 1e-15)) ** 2)
+        image_error = jnp.sqrt(jnp.zeros(images).at[which].add(error**2) / jnp.maximum(count, 1))
+        usual_image = jnp.nanmedian(jnp.where(count > 0, image_error, jnp.nan))
+        image_weights = 1 / (1 + (image_error / (USUAL_IMAGE * usual_image + 1e-15)) ** 2)
         variance = jax.scipy.linalg.cho_solve(factor, jnp.zeros(size).at[-1].set(1.0))[-1]
         last = jnp.sqrt(variance / jnp.sum(weights)) * 1.5 * usual
-        weights = of_images[which] / (1 + (error / (1.5 * USUAL * usual + 1e-15)) ** 2)
+        weights = image_weights[which] / (1 + (error / (1.5 * USUAL * usual + 1e-15)) ** 2)
         spread = 1.5 * usual / jnp.sqrt(jnp.sum(weights)) / GUESSED
         return weights, spread, found, last
 

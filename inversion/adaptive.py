@@ -121,7 +121,7 @@ def _by_rank(view, path, key):
     some = np.arange(len(gradients))[:: max(1, len(gradients) // rounds)]
     gain, exactly = _gains(view, some, _take_apart(gradients[some], images, key))
     last = gradients[-SCORED:] * jnp.append(gain, 1)[None, :, None]
-    weights = _rows(view.params, path)[-SCORED:] if exactly else None
+    weights = _rows(view.params, path, slice(-SCORED, None)) if exactly else None
     return _as_images(_take_apart(last, images, key, exactly, weights).images, public)
 
 
@@ -157,7 +157,7 @@ def _gains_by_activations(view, some, found, certain):
         np.asarray(found.images)[number, image],
         activations[number, image],
         number,
-        np.asarray(_rows(view.params, path)[some - len(gradients)]),
+        np.asarray(_rows(view.params, path, some - len(gradients))),
     )
 
 
@@ -169,10 +169,10 @@ def _follow(view, observations):
     return follow(ratios, view.first, Decay.of_round(steps), steps, float(view.mixed))
 
 
-def _rows(tree, path):
+def _rows(tree, path, rounds=slice(None)):
     """A dense layer's kernel with the bias as one more row, [round, row, unit]."""
     layer = layer_params(tree, path)
-    parts = [jnp.asarray(layer[name], float) for name in ("kernel", "bias")]
+    parts = [jnp.asarray(layer[name][rounds], float) for name in ("kernel", "bias")]
     return jnp.concatenate([parts[0], parts[1][:, None]], axis=1)
 
 

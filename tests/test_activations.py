@@ -74,8 +74,9 @@ def test_what_is_never_seen_stays_black():
     np.testing.assert_allclose(np.delete(found, 4), np.delete(gains, 4), rtol=1e-5)
 
 
-def test_too_few_equations_are_said():
-    _, seen_images, _, shown, which, weights, _ = seen(1)
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_equations_are_said(count):
+    _, seen_images, _, shown, which, weights, _ = seen(count)
     with pytest.raises(activations.TooFewEquationsError, match="equations for 30 pixels"):
         solve(seen_images, shown, which, weights)
 
