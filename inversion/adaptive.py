@@ -5,8 +5,8 @@ It is told the architecture, the decays and what the server sees; neither labels
 1. `ratio.follow` undoes the ratio: gradients up to a factor for each entry.
 2. `calibration.calibrate` finds the factors in the first dense layer, from the gradients' rank.
 3. `disaggregation.disaggregate` takes the gradients apart into images, up to a gain for each pixel.
-4. `activations.gains` finds the gains, by what the layer that follows saw of the images; where none
-   does, `brightness.gains`.
+4. `pixel_gains` finds the gains: by the steps of intensity, or by what the layer that follows saw
+   of the images. Once they are known, the layer's weights tell images from mixtures of them.
 
 Where the rank says nothing, as in a first round or with as many images as units, or where the
 first layer is not dense, the direction of the last round's gradient is matched instead, with a
@@ -15,6 +15,7 @@ under differential privacy, whose noise leaves no rank; there the factor is the 
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -22,15 +23,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from activations import TooFewEquationsError, of_images
-from activations import gains as gains_by_activations
+from activations import TooFewEquationsError
 from analytic import least_squares
-from brightness import gains
 from calibration import CannotCalibrateError, calibrate
 from disaggregation import Disaggregated, disaggregate
 from drift import follow_drift
 from label_inference import infer_labels
 from optimise import solve
+from pixel_gains import Layers
+from pixel_gains import by_activations as gains_by_activations
+from pixel_gains import by_steps as gains_by_steps
 from ratio import Decay, differences, follow
 from threat_model import PublicKnowledge, WindowView, layer_params
 
@@ -47,6 +49,8 @@ MOST_IMAGES = 16
 ROUNDS_FOR_GAINS, ROUNDS_OF_MANY = 48, 8
 # Zero derivatives from which an image is relied on.
 CERTAIN = 10
+# Of those rounds, one in so many is looked at again once the gains are known.
+AGAIN = 3
 # Minibatches of noise whose gradients tell the sizes of factors.
 MINIBATCHES_OF_NOISE = 32
 
@@ -117,12 +121,48 @@ def _by_rank(view, path, key):
     """Steps 1 to 4."""
     public, images = view.public, images_behind(view)
     gradients = _gradients(view, path)
+    weights = _rows(view.params, path, slice(-len(gradients), None))
+
+    def apart(which, gain=None, held_against=True, bounded=True):
+        some = gradients[which]
+        if gain is not None:
+            some = some * jnp.append(gain, 1)[None, :, None]
+        return _take_apart(some, images, key, bounded, weights[which] if held_against else None)
+
+    def ways(found, certain, some):
+        """Gains by steps of intensity if these are exact, by activations if they show."""
+        by_steps, exact = gains_by_steps(found, certain, public.image_shape, public.levels)
+        if exact:
+            return [by_steps]
+        return [*_by_activations(found, certain, weights, second(), some), by_steps]
+
+    @cache
+    def second():
+        return _second_layer(view)
+
+    every = np.arange(len(gradients))
     rounds = ROUNDS_FOR_GAINS if _separable(images) else ROUNDS_OF_MANY
-    some = np.arange(len(gradients))[:: max(1, len(gradients) // rounds)]
-    gain, exactly = _gains(view, some, _take_apart(gradients[some], images, key))
-    last = gradients[-SCORED:] * jnp.append(gain, 1)[None, :, None]
-    weights = _rows(view.params, path, slice(-SCORED, None)) if exactly else None
-    return _as_images(_take_apart(last, images, key, exactly, weights).images, public)
+    some, last = every[:: max(1, len(every) // rounds)], every[-SCORED:]
+    found = apart(some, held_against=False, bounded=False)
+    gains = ways(found, np.asarray(found.certainty >= CERTAIN), some)
+    if images == 1 or not _separable(images):
+        return _as_images(apart(last, gains[0]).images, public)
+    best = gain, result = _most_settled([(gain, apart(last, gain)) for gain in gains])
+    if not result.settled.any():
+        return _as_images(apart(last, gain, held_against=False, bounded=False).images, public)
+    # Once more, by the images that the weights agree with.
+    again = some[::AGAIN]
+    found = apart(again, gain, bounded=False)
+    inverse = jnp.where(gain > 0, 1 / jnp.where(gain > 0, gain, 1), 0)
+    found = found._replace(images=found.images * inverse)
+    gains = ways(found, np.asarray(found.settled), again)
+    tried = [(gain, apart(last, gain)) for gain in gains]
+    return _as_images(_most_settled([*tried, best])[1].images, public)
+
+
+def _most_settled(tried):
+    """Of gains, and what was found with them, those with which the weights agree with the most."""
+    return max(tried, key=lambda each: int(each[1].settled.sum()))
 
 
 def _gradients(view, path):
@@ -133,32 +173,25 @@ def _gradients(view, path):
     return y * (scales[None] if view.mixed == 1 else follow_drift(y, rank, scales))
 
 
-def _gains(view, some, found):
-    """Gains of pixels by images found in some rounds; and whether they are more than likely."""
-    public = view.public
-    certain = np.asarray(found.certainty >= CERTAIN)
-    layers = public.layers()
-    if len(layers) > 1 and layers[1][1] is nn.Dense:
-        try:
-            return _gains_by_activations(view, some, found, certain), True
-        except (CannotCalibrateError, TooFewEquationsError):
-            pass
-    pictures = found.images.reshape(-1, *public.image_shape)
-    return gains(pictures, jnp.asarray(certain.ravel()), public.levels).ravel(), False
+def _second_layer(view):
+    """Gradients of the second layer, where it is dense and they can be undone; or None."""
+    layers = view.public.layers()
+    if len(layers) < 2 or layers[1][1] is not nn.Dense:
+        return None
+    try:
+        return _gradients(view, layers[1][0])
+    except CannotCalibrateError:
+        return None
 
 
-def _gains_by_activations(view, some, found, certain):
-    (path, _), (next_path, _) = view.public.layers()[:2]
-    gradients = _gradients(view, next_path)
-    shown = [of_images(*each) for each in zip(gradients[some], found.silent, strict=True)]
-    activations, reliable = (np.stack(each) for each in zip(*shown, strict=True))
-    number, image = np.nonzero(reliable & certain)
-    return gains_by_activations(
-        np.asarray(found.images)[number, image],
-        activations[number, image],
-        number,
-        np.asarray(_rows(view.params, path, some - len(gradients))),
-    )
+def _by_activations(found, certain, weights, second, some):
+    """Gains of pixels by the second layer, in a list of one; or of none where they are not told."""
+    if second is None:
+        return []
+    try:
+        return [gains_by_activations(found, certain, Layers(weights[some], second[some]))]
+    except TooFewEquationsError:
+        return []
 
 
 def _follow(view, observations):
@@ -185,7 +218,8 @@ def _take_apart(gradients, images, key, bounded=False, weights=None):
     if images == 1:  # there is nothing to take apart
         found = jax.vmap(least_squares)(gradients[:, :-1], gradients[:, -1])
         certainty = jnp.full((len(found), 1), CERTAIN)
-        return Disaggregated(found[:, None], certainty, gradients[:, -1:] == 0)
+        silent, unknown = gradients[:, -1:] == 0, jnp.zeros((len(found), 1), bool)
+        return Disaggregated(found[:, None], certainty, silent, unknown)
     count = min(images, MOST_IMAGES)
     rank = count if _separable(images) else min(images, 2 * MOST_IMAGES)
     parts = [
@@ -204,8 +238,10 @@ def _take_apart(gradients, images, key, bounded=False, weights=None):
     def those(leaf):
         return jnp.take_along_axis(leaf, surest[:, :, None], axis=1)
 
-    certainty = jnp.take_along_axis(found.certainty, surest, axis=1)
-    return Disaggregated(those(found.images), certainty, those(found.silent))
+    certainty, settled = (
+        jnp.take_along_axis(each, surest, axis=1) for each in (found.certainty, found.settled)
+    )
+    return Disaggregated(those(found.images), certainty, those(found.silent), settled)
 
 
 def _as_images(pixels, public):

@@ -8,6 +8,7 @@ makes nearly its brightest value 1.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,30 +34,42 @@ SPREADS = 4
 DARK = 2e-3
 # Times as bright as most that an image may be, and the share of its energy that may be negative.
 BRIGHTEST, NEGATIVE = 5.0, 0.01
-# Times the usual gain from which on a pixel is taken to be black.
-FAINTEST = 100.0
+# Times the usual gain from which on a pixel is taken to be black, if so much of its energy is
+# negative.
+FAINTEST, EITHER = 100.0, 0.1
 # Pixels that are looked at at a time; bounds memory.
 PIXELS = 8
 
 
+class Gains(NamedTuple):
+    """Gains of pixels.
+
+    Attributes:
+        of_pixels: what to multiply each pixel by, [height, width, channel]; 0 where no image shows
+            anything.
+        exact: bool, likewise, whether the gain is one that makes values whole multiples of a step.
+    """
+
+    of_pixels: jax.Array
+    exact: jax.Array
+
+
 @partial(jax.jit, static_argnames="levels")
-def gains(values: jax.Array, certain: jax.Array, levels: int = 255) -> jax.Array:
+def gains(values: jax.Array, certain: jax.Array, levels: int = 255) -> Gains:
     """Find the gains of pixels.
 
     Args:
         values: [image, height, width, channel], each pixel up to a positive gain of its own.
         certain: bool [image], which images to rely on.
         levels: steps of intensity between black and white.
-
-    Returns:
-        What to multiply each pixel by, [height, width, channel]; 0 where no image shows anything.
     """
     certain &= _plausible(values, certain)
-    values = jnp.where(certain[:, None, None, None], jnp.maximum(values, 0), 0)
+    signed = jnp.where(certain[:, None, None, None], values, 0)
+    values = jnp.maximum(signed, 0)
     pixels = values.reshape(len(values), -1).T
     exact, bright = lax.map(partial(_gain, levels), pixels, batch_size=PIXELS)
     exact, bright = (gain.reshape(values.shape[1:]) for gain in (exact, bright))
-    known = ~jnp.isnan(exact)
+    whole = known = ~jnp.isnan(exact)
     gain = jnp.where(known, exact, 0)
     for _ in range(SPREADS):
         near, around = _neighbours(gain[None] * values), _neighbours(known.astype(values.dtype))
@@ -68,9 +81,12 @@ def gains(values: jax.Array, certain: jax.Array, levels: int = 255) -> jax.Array
         gain = jnp.where(new, fit / jnp.where(size > 0, size, 1), gain)
         known |= new
     gain = jnp.where(known, gain, bright)
-    # A pixel that shows next to nothing, compared with others, shows rounding.
+    # A pixel that shows next to nothing, compared with others, and that of either sign, shows
+    # rounding.
     usual = jnp.nanmedian(jnp.where(gain > 0, gain, jnp.nan))
-    return jnp.where(gain < FAINTEST * usual, gain, 0)
+    of_either = jnp.sum((values - signed) ** 2, axis=0) > EITHER * jnp.sum(signed**2, axis=0)
+    gain = jnp.where((gain < FAINTEST * usual) | ~of_either, gain, 0)
+    return Gains(gain, whole & (gain > 0))
 
 
 def _plausible(values, certain):
@@ -98,7 +114,8 @@ def _neighbours(x):
 
 def _robust(values, like):
     """Leave out what can only be no image: values beyond white where the neighbours are dark."""
-    middle = jnp.nanmedian(jnp.where(values > 0, values, jnp.nan), axis=0)
+    shown = values > DARK * values.max(axis=0, keepdims=True)
+    middle = jnp.nanmedian(jnp.where(shown, values, jnp.nan), axis=0)
     return (values <= 20 * middle[None]) & (like <= 1.5)
 
 
