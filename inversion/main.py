@@ -84,7 +84,7 @@ def attack_one_round(options: Options, run: Run, trained: Trained, seen: dict) -
     began = time.perf_counter()
     attacked = attack(run, trained.public, observation)
     scores = {"attack_s": round(time.perf_counter() - began, 2)}
-    scores |= score(attacked, truth, trained.samples, run.as_published)
+    scores |= score(attacked, truth, trained.samples, run.departures)
     if options.classifier_metric:
         classifier = classifier_metric.load(run.dataset, options.data_dir)
         scores["classifier_distance"] = classifier_distance(attacked, truth, classifier)

@@ -101,7 +101,7 @@ def _check_dp(options, parser):
     if options.delta and options.delta >= 1:
         parser.error("argument --delta: a probability is below 1")
     sends = {algorithms.ALGORITHMS[name]().sends for name in options.algorithm}
-    if options.dp_epsilon and options.as_published and algorithms.UPDATES in sends:
+    if options.dp_epsilon and options.as_published.dp_clip and algorithms.UPDATES in sends:
         parser.error("argument --dp-epsilon: the published clip bounds no update; give --dp")
     if options.private and set(options.protect) != {NONE}:
         parser.error("argument --protect: not with --dp or --dp-epsilon, which change the moments")

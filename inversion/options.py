@@ -6,9 +6,11 @@ from pathlib import Path
 
 from attacks import ATTACKS
 from ratio_protection import NONE, PROTECTIONS, protection_name
+from runs import DEPARTURES
 
+from fl.experiment.departures import Departures
 from fl.experiment.options import choice, number, option
-from fl.experiment.program import CommonOptions
+from fl.experiment.program import CommonOptions, as_published
 from fl.simulation import algorithms, models
 
 ALGORITHMS = ("fedavg", "adam", "secadam")
@@ -166,6 +168,7 @@ class Options(CommonOptions):
         "cnn2, adam and secadam)",
         action="store_true",
     )
+    as_published: Departures = as_published(DEPARTURES)
     results: Path = option(
         Path(__file__).with_name("results.csv"),
         "file to append to (default: results.csv beside main.py)",

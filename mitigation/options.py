@@ -11,15 +11,18 @@ import crfl
 from attacks import ADVERSARY_SHARE, ATTACKS
 from defences import DEFENCES, HARDENING, check_clients, combine, of_kind, parts
 from federation import tolerated
-from runs import Overrides, Run
+from runs import DEPARTURES, Overrides, Run
 
+from fl.experiment.departures import Departures, variant
 from fl.experiment.options import choice, number, option
-from fl.experiment.program import CommonOptions
+from fl.experiment.program import CommonOptions, as_published
 from fl.simulation import algorithms
 
 ALGORITHMS = ("fedavg", "adam", "secadam")
 # The box of PGD, and the radius to certify where there is none.
 EPS = 0.1
+# The radius that the published code certifies without `--eps`.
+PUBLISHED_DELTA = 0.3
 
 
 def defence_name(text: str) -> str:
@@ -69,8 +72,8 @@ class Options(CommonOptions):
         "(default: none)",
         type=choice(("none", *of_kind(HARDENING))),
     )
-    eps: tuple[float, ...] = option(
-        (EPS,),
+    eps: tuple[float, ...] | None = option(
+        None,
         f"half-width of the box around a sample in which pgd stays (default: {EPS})",
         nargs="+",
         type=number(float, least=0),
@@ -141,6 +144,7 @@ class Options(CommonOptions):
         "on the votes: " + ", ".join(crfl.BOUNDS) + " (default: hoeffding)",
         type=choice(crfl.BOUNDS),
     )
+    as_published: Departures = as_published(DEPARTURES)
     results: Path = option(
         Path(__file__).with_name("results.csv"),
         "file to append to (default: results.csv beside main.py)",
@@ -202,7 +206,7 @@ def grid(options: Options) -> Iterator[Run]:
     for dataset, model, algorithm, defence, seed, attack in combinations:
         clients = options.clients or (75 if model == "cnn2" else 100)
         takes_eps = any(entry.takes_eps for entry in parts(defence))
-        for eps in options.eps if takes_eps else [None]:
+        for eps, delta in _boxes_and_radii(options, attack, takes_eps):
             yield Run(
                 dataset=dataset,
                 model=model,
@@ -211,7 +215,7 @@ def grid(options: Options) -> Iterator[Run]:
                 attack=attack,
                 defence=defence,
                 eps=eps,
-                delta=_delta(options, attack, eps),
+                delta=delta,
                 adversaries=_adversaries(options, attack, clients),
                 seed=seed,
                 rounds=options.rounds,
@@ -220,17 +224,23 @@ def grid(options: Options) -> Iterator[Run]:
                 batch_size=options.batch_size,
                 alpha=options.alpha,
                 partition="lda",
-                variant=options.variant,
+                variant=variant(options.as_published, DEPARTURES),
+                departures=options.as_published,
                 overrides=Overrides.of(options),
             )
 
 
-def _delta(options, attack, eps):
-    if not ATTACKS[attack].certifies:
-        return None
-    if options.delta is not None:
-        return options.delta
-    return EPS if eps is None else eps
+def _boxes_and_radii(options, attack, takes_eps):
+    """The eps and the delta of each of a defence's runs."""
+    boxes = options.eps or (EPS,)
+    pairs = [(eps, eps) for eps in boxes] if takes_eps else [(None, EPS)]
+    if options.as_published.delta:
+        radii = options.eps or (PUBLISHED_DELTA,)
+        pairs = [(eps if takes_eps else None, own) for eps, own in zip(boxes, radii, strict=True)]
+    if options.delta is not None or not ATTACKS[attack].certifies:
+        delta = options.delta if ATTACKS[attack].certifies else None
+        pairs = dict.fromkeys((eps, delta) for eps, _ in pairs)
+    return pairs
 
 
 def _adversaries(options, attack, clients):

@@ -22,7 +22,7 @@ from fl.experiment.reports import Table
 # The same for all runs in a table.
 SETTING = [
     *("attack", "algorithm", "start_round", "rounds", "local_steps", "batch_size", "alpha"),
-    *("partition", "variant", "overrides"),
+    *("partition", "variant", "departures", "overrides"),
 ]
 TASK = ["dataset", "model", "clients"]
 PAPER = ["dataset", "model", "attack", "defence", "eps"]

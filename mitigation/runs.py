@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 
 from fl.experiment import runs
+from fl.experiment.departures import Departures
 from fl.experiment.results import PROVENANCE
+
+# Departures of the published code that act here, see `fl.experiment.departures`.
+DEPARTURES = (
+    *("frozen-noise", "radius", "eps-unused", "delta", "poison-share", "pgd-step"),
+    *("clipped-loss", "last-batch", "shared-poison", "small-adversary", "adversary-pgd"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,8 @@ class Run:
         batch_size: samples in a minibatch.
         alpha: concentration of the partition.
         partition: who holds which samples, `lda`.
-        variant: `corrected`, or `published` for what the published code does otherwise.
+        variant: see `fl.experiment.departures.variant`.
+        departures: what is done as the published code does it.
         overrides: other options that were given.
     """
 
@@ -76,12 +84,8 @@ class Run:
     alpha: float
     partition: str
     variant: str
+    departures: Departures
     overrides: Overrides
-
-    @property
-    def as_published(self) -> bool:
-        """Whether to do what the published code does."""
-        return self.variant == "published"
 
 
 RUN = runs.columns(Run)
@@ -93,8 +97,8 @@ SCORES = (
 COLUMNS = (
     *("dataset", "model", "clients", "attack", "defence", "eps", *SCORES, "seed"),
     *("algorithm", "delta", "adversaries", "rounds", "start_round", "local_steps", "batch_size"),
-    *("alpha", "partition", "abstained", "median_radius", "status", "variant", "overrides"),
-    *("train_s", "certify_s", *PROVENANCE),
+    *("alpha", "partition", "abstained", "median_radius", "status", "variant", "departures"),
+    *("overrides", "train_s", "certify_s", *PROVENANCE),
 )
 HISTORY_COLUMNS = (*RUN, "round", "accuracy", "asr", "loss", "date")
 CURVE = ("radius", "certified_accuracy", "certified_asr")

@@ -20,9 +20,12 @@ MAIN_SETTING = {"alpha": 0.5, "local_steps": 1}
 # The same for all runs in a table of algorithms, and in a grid of local steps.
 SETTING = [
     *("clients", "rounds", "batch_size", "partition", "alpha", "local_steps"),
-    *("variant", "overrides"),
+    *("variant", "departures", "overrides"),
 ]
-GRID = ["dataset", "model", "clients", "batch_size", "partition", "variant", "overrides"]
+GRID = [
+    *("dataset", "model", "clients", "batch_size", "partition"),
+    *("variant", "departures", "overrides"),
+]
 
 NEEDS = ["status", "final_accuracy", "rounds_to_convergence"]
 PAPER = ["dataset", "model", "clients", "algorithm", "alpha", "local_steps"]

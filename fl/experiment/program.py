@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ import pandas as pd
 
 from fl.data import catalogue, datasets, partition
 from fl.experiment import results
+from fl.experiment.departures import Departures, argument
 from fl.experiment.options import choice, number, option
 from fl.experiment.provenance import code
 from fl.experiment.runs import cells
@@ -59,9 +60,6 @@ class CommonOptions:
     server_rate: float | None = option(
         None, "the server's learning rate (default: the algorithm's)", type=number(float, above=0)
     )
-    as_published: bool = option(
-        False, "restore what the published code does otherwise", action="store_true"
-    )
     skip_done: bool = option(
         False, "skip runs that the results file already holds", action="store_true"
     )
@@ -69,10 +67,21 @@ class CommonOptions:
         None, "where TensorFlow Datasets keeps data (default: its own)", type=Path
     )
 
-    @property
-    def variant(self) -> str:
-        """What the column of that name says."""
-        return "published" if self.as_published else "corrected"
+
+def as_published(acting: Collection[str]) -> Any:
+    """The option of that name of an experiment.
+
+    Args:
+        acting: ids of the departures of the published code that act there.
+    """
+    return option(
+        Departures(),
+        "restore what the published code does otherwise, or of that only: " + ", ".join(acting),
+        nargs="?",
+        const=Departures.of(acting),
+        metavar="ID,ID",
+        type=argument(acting),
+    )
 
 
 def run_grid(runs: Iterable[R], run_one: Callable[[R], None], describe: Callable[[R], str]) -> int:
@@ -184,16 +193,26 @@ def evaluator(
         name: of the data set.
         data_dir: as for `load`.
         model: a key of `models.MODELS`.
-        without_last: the size of minibatches whose last one is left out, whatever its size, as the
-            published code does; None to evaluate every test sample.
+        without_last: see `evaluated`.
     """
     dataset, _ = load(name, data_dir)
     if without_last:
-        last = (len(dataset.test_labels) - 1) // without_last * without_last
+        last = evaluated(len(dataset.test_labels), without_last)
         dataset = dataset._replace(
             test_images=dataset.test_images[:last], test_labels=dataset.test_labels[:last]
         )
     return training.evaluator(models.MODELS[model](), dataset)
+
+
+def evaluated(samples: int, without_last: int | None) -> int:
+    """How many of some test samples are evaluated, the first ones.
+
+    Args:
+        samples: how many there are.
+        without_last: the size of minibatches whose last one is left out, whatever its size, as the
+            published code does; None to evaluate every sample.
+    """
+    return (samples - 1) // without_last * without_last if without_last else samples
 
 
 def initial_params(model: str, samples: training.Samples, seed: int):
