@@ -112,9 +112,7 @@ def train(
         keep_clients=True,  # an attack on a client looks at its own moments
         seed=seed,
     )
-    every_round = of.converge is not None and of.departures.converge_every
-    every = of.overrides.evaluate_every or (1 if every_round else EVALUATE_EVERY)
-    plan = run.Plan(of.rounds, of.local_steps, every)
+    plan = run.Plan(of.rounds, of.local_steps, evaluate_every(of))
     without_last = of.batch_size if of.departures.last_batch else None
     scores = {"accuracy": evaluator(of.dataset, data_dir, of.model, without_last)}
     saved = checkpoint_path(results_path, of.training(), plan)
@@ -132,6 +130,12 @@ def train(
         clipped_loss=of.departures.clipped_loss,
     )
     return Trained(outcome, work, samples, sampler, public, saved, copies, start_sampler)
+
+
+def evaluate_every(of: Run) -> int:
+    """Rounds between looks at whether a run's training has converged."""
+    every_round = of.converge is not None and of.departures.converge_every
+    return of.overrides.evaluate_every or (1 if every_round else EVALUATE_EVERY)
 
 
 def one_more_step(trained: Trained, of: Run) -> tuple[Observation, Truth]:

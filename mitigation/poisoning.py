@@ -26,6 +26,8 @@ class Poison(NamedTuple):
         sources: int [sample], the training images of the class that gets the trigger, whoever holds
             them.
         samples: size of the training set.
+        own_draws: whether adversaries draw no more than their clean samples with the generators
+            that they have as honest clients, as in the published code.
     """
 
     adversaries: np.ndarray
@@ -34,10 +36,15 @@ class Poison(NamedTuple):
     backdoored: np.ndarray
     sources: np.ndarray
     samples: int
+    own_draws: bool = False
 
 
 def poison(
-    labels: np.ndarray, clients: int, variant: Callable, sizes: Sequence[tuple[int, int]]
+    labels: np.ndarray,
+    clients: int,
+    variant: Callable,
+    sizes: Sequence[tuple[int, int]],
+    own_draws: bool = False,
 ) -> Poison:
     """Let the last clients be adversaries.
 
@@ -47,6 +54,7 @@ def poison(
         variant: number of an adversary -> variant of its images.
         sizes: [adversary] clean and backdoored samples of its minibatch. There are no more of the
             latter than images of the source.
+        own_draws: see `Poison`.
     """
     sources = np.flatnonzero(labels == SOURCE)
     clean, backdoored = np.array(sizes, int).reshape(-1, 2).T
@@ -57,6 +65,7 @@ def poison(
         backdoored=np.minimum(backdoored, len(sources)),
         sources=sources,
         samples=len(labels),
+        own_draws=own_draws,
     )
 
 
@@ -125,9 +134,13 @@ class AdversarialSampler:
         """Draw the minibatches of the next rounds, as `MinibatchSampler.draw` does.
 
         The clean samples are the first of those that an adversary would have trained on as an
-        honest client: as many of them as there are, if it holds fewer.
+        honest client: as many of them as there are, if it holds fewer. With `Poison.own_draws` it
+        draws them alone.
         """
-        schedule, poison = self._sampler.draw(rounds, local_steps), self._poison
+        poison, most = self._poison, None
+        if poison and poison.own_draws:
+            most = dict(zip(poison.adversaries, poison.clean, strict=True))
+        schedule = self._sampler.draw(rounds, local_steps, most)
         deviates = np.zeros(len(schedule.weights), bool)
         if poison is None:
             deviates[self._unhardened] = True  # and do all else as honest clients

@@ -82,8 +82,8 @@ class _Stages:
         if run.departures.small_adversary:
             batches = np.count_nonzero(self._sampler.weights[who], axis=1)
         sizes = [entry.sizes(run.dataset, int(batch)) for batch in batches]
-        labels = self._clean.dataset.train_labels
-        poison = poisoning.poison(labels, run.clients, entry.variant, sizes)
+        labels, shared = self._clean.dataset.train_labels, run.departures.shared_poison
+        poison = poisoning.poison(labels, run.clients, entry.variant, sizes, own_draws=shared)
         return poisoning.AdversarialSampler(self._sampler, poison, self._rngs)
 
     def _federation(self, attacked):

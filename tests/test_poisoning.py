@@ -95,7 +95,7 @@ def test_clients_are_found_wherever_they_stand_in_a_cohort():
     class Cohort:
         """The second and the last client alone, in that order and the other way around."""
 
-        def draw(self, rounds, local_steps):
+        def draw(self, rounds, local_steps, sizes=None):
             drawn = honest().draw(2, local_steps)
             clients = np.array([[1, 3], [3, 1]], np.int32)
             return drawn._replace(clients=clients, indices=drawn.indices[:, [1, 3]])
@@ -110,7 +110,7 @@ def test_the_schedule_passed_in_stays_as_it_is():
     before = jax.tree.map(np.copy, drawn)
 
     class Fixed:
-        def draw(self, rounds, local_steps):
+        def draw(self, rounds, local_steps, sizes=None):
             return drawn
 
     poisoning.AdversarialSampler(Fixed(), poison(1), [np.random.default_rng(0)]).draw(1, 1)

@@ -39,7 +39,8 @@ class Departures:
         idlg_scale: iDLG takes an update as sent for the gradient.
         last_batch: the last minibatch of the test set is never evaluated.
         converge_every: with `--converge`, accuracy is looked at every round.
-        shared_poison: adversaries draw backdoored images with generators of one seed.
+        shared_poison: adversaries draw backdoored images with generators of one seed, and clean
+            ones as honest clients with smaller minibatches.
         small_adversary: an adversary that holds less than a batch splits what it has.
         adversary_pgd: adversaries never harden, also outside attacked rounds.
     """
