@@ -29,7 +29,8 @@ LAYERS = [
     {"fl.experiment.results", "fl.experiment.provenance", "fl.experiment.summary"},
     {"fl.experiment.program", "fl.experiment.tables", "fl.experiment.names"},
     {"fl.experiment.layout", "fl.experiment.reports"},
-    {"fl.experiment.figures"},
+    {"fl.experiment.figures", "fl.experiment.comparison"},
+    {"fl.experiment.comparison_figure"},
 ]
 
 

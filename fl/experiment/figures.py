@@ -76,6 +76,9 @@ def command_line(description: str, folder: Path, example: str) -> argparse.Argum
     parser.add_argument(
         "--output", type=Path, help="folder (default: figures, beside the results file)"
     )
+    parser.add_argument(
+        "--compare", action="store_true", help="instead, our figures against the paper's"
+    )
     return parser
 
 
