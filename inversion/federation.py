@@ -204,15 +204,16 @@ def protect_of(of: Run) -> Callable | None:
 def work_of(of: Run) -> rounds.Work:
     """Say what clients and server compute in the training of a run."""
     privacy = None if of.clip is None else (of.clip, of.noise, of.clients)
+    shared = bool(of.overrides.shared_noise)
     rates = tuple(of.overrides.given("client_rate", "server_rate").items())
     step = of.overrides.pgd_step
     names = of.model, of.algorithm_name
-    return _work(*names, rates, step, privacy, of.perturbed, protect_of(of), of.departures)
+    return _work(*names, rates, step, privacy, of.perturbed, protect_of(of), of.departures, shared)
 
 
 # Runs that differ in their seed alone share what is compiled.
 @lru_cache
-def _work(model, algorithm_name, rates, pgd_step, privacy, perturbed, protect, departures):
+def _work(model, algorithm_name, rates, pgd_step, privacy, perturbed, protect, departures, shared):
     build = partial(algorithms.ALGORITHMS[algorithm_name], **dict(rates))
     algorithm, privatise = build(), None
     if algorithm.sends == algorithms.MOMENTS:
@@ -235,4 +236,5 @@ def _work(model, algorithm_name, rates, pgd_step, privacy, perturbed, protect, d
         augment=augmentation.random_rotation(PERTURBATION) if perturbed else None,
         privatise=privatise,
         aggregator=watchful(algorithm, (), protect) if protect else None,
+        shared_noise=shared,
     )

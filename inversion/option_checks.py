@@ -94,6 +94,8 @@ def _check_windows(options, parser):
 def _check_dp(options, parser):
     if options.dp and options.dp_epsilon:
         parser.error("argument --dp-epsilon: finds the noise itself; not with --dp")
+    if options.shared_noise and not options.dp:
+        parser.error("argument --shared-noise: is of the noise of --dp")
     if options.dp and options.dp[0] == 0:
         parser.error("argument --dp: CLIP must be above 0, or no message would be left")
     if options.delta and not options.private:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attacks import ATTACKS
+from hypotheses import HYPOTHESES
 from ratio_protection import NONE, PROTECTIONS, protection_name
 from runs import DEPARTURES
 
@@ -70,6 +71,18 @@ class Options(CommonOptions):
         None,
         f"at which epsilon is stated, with --dp or --dp-epsilon (default: {DELTA:g})",
         type=number(float, above=0),
+    )
+    shared_noise: bool | None = option(
+        None,
+        "with --dp, let all clients of a round add the same noise, which protects nobody: a guess "
+        "at what the paper ran",
+        action="store_const",
+        const=True,
+    )
+    hypothesis: str | None = option(
+        None,
+        "set options as a guess at what the paper ran has them: " + ", ".join(HYPOTHESES),
+        type=choice(HYPOTHESES),
     )
     perturb: bool = option(
         False, "rotate every training image by up to 10 degrees", action="store_true"
@@ -182,7 +195,9 @@ class Options(CommonOptions):
 
 
 def resolve(options: Options) -> Options:
-    """Fill in the defaults that depend on other options."""
+    """Fill in what a hypothesis says, and the defaults that depend on other options."""
+    if options.hypothesis:
+        options = replace(options, **HYPOTHESES[options.hypothesis].options)
     model, algorithm, clients, batch_size = ("lenet",), ("fedavg",), None, (BATCH_SIZE,)
     attack, attack_round, attack_clients = ("representation",), None, None
     if options.gen_images:

@@ -29,6 +29,7 @@ class Overrides(runs.Overrides):
         evaluate_every: rounds between evaluations, at least 1.
         attack_steps: of an attack at most, at least 1.
         attack_clients: the first so many clients are attacked one by one, at least 0.
+        shared_noise: True for clients that all add the same noise.
     """
 
     pgd_step: float | None = None
@@ -37,6 +38,7 @@ class Overrides(runs.Overrides):
     evaluate_every: int | None = None
     attack_steps: int | None = None
     attack_clients: int | None = None
+    shared_noise: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,14 @@ class Run:
         return max(0, self.attack_round - (self.window or 1))
 
     def guarantee(self, delta: float) -> Guarantee | None:
-        """What differential privacy the clients have; None without.
+        """What differential privacy the clients have; None without, and for noise that they share.
 
         Of all rounds that training may take, and of one more where that is attacked.
 
         Args:
             delta: in (0, 1).
         """
-        if self.clip is None:
+        if self.clip is None or self.overrides.shared_noise:
             return None
         updates = ALGORITHMS[self.algorithm_name]().sends == UPDATES
         bound = math.inf if self.departures.dp_clip and updates else self.clip

@@ -132,6 +132,7 @@ def observe_stale(
     stale = jax.tree.map(lambda sent, average: sent - average[None], messages, mean)
     if afresh:
         keys = jax.random.split(next_key(state.key), len(indices))
+        keys = keys[:1].repeat(len(keys), 0) if work.shared_noise else keys
         stale = jax.vmap(work.privatise)(stale, keys)
     images, labels = samples.take(jnp.asarray(later_indices))
     # The mean of the stale updates is zero: what the aggregate shows is the mean update itself.
@@ -228,8 +229,8 @@ def _messages(work, state, samples, indices, weights):
     received = work.algorithm.broadcast(state.params, state.server)
 
     @jax.jit
-    def message(received, client, samples, indices, weights, key):
-        step_key, message_key = jax.random.split(key)
+    def message(received, client, samples, indices, weights, key, noise_key):
+        step_key, message_key = jax.random.split(key)[0], jax.random.split(noise_key)[1]
         minibatch = (*samples.take(indices), weights, step_key)
         local, after, _ = work.local_step(received, received.params, client, *minibatch)
         return work.message(received, local, after, client, message_key)[0]
@@ -244,6 +245,7 @@ def _messages(work, state, samples, indices, weights):
             indices[number],
             weights[number],
             keys[number],
+            keys[0 if work.shared_noise else number],
         )
         for number in range(len(indices))
     ]

@@ -32,6 +32,7 @@ class Setting(NamedTuple):
         pgd_step: in pixel intensity, at least 0.
         eps: half-width of PGD's box, in pixel intensity; None for one that binds nothing.
         departures: what is done as the published code does it.
+        clip_norm: L2 norm to which noise_clip scales the server's step down, above 0.
     """
 
     model: Classifier
@@ -40,6 +41,7 @@ class Setting(NamedTuple):
     pgd_step: float
     eps: float | None
     departures: Departures = Departures()
+    clip_norm: float = CLIP
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def _aggregator(title, build, **facts):
 
 
 def _clip_and_noise(setting):
-    mechanism = clip_and_noise.privatiser(CLIP, NOISE)
+    mechanism = clip_and_noise.privatiser(setting.clip_norm, NOISE)
     if not setting.departures.frozen_noise:
         return mechanism
     always = jax.random.PRNGKey(0)

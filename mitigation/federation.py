@@ -176,6 +176,7 @@ def _work(model_name, algorithm_name, defence, eps, overrides, departures, step,
         pgd_step=step,
         eps=eps,
         departures=departures,
+        clip_norm=overrides.clip_norm or defences.CLIP,
     )
     return rounds.Work(
         algorithm(algorithm_name, overrides),

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import crfl
 from attacks import ADVERSARY_SHARE, ATTACKS
-from defences import DEFENCES, HARDENING, check_clients, combine, of_kind, parts
+from defences import CLIP, DEFENCES, HARDENING, check_clients, combine, of_kind, parts
 from federation import tolerated
+from hypotheses import HYPOTHESES
 from runs import DEPARTURES, Overrides, Run
 
 from fl.experiment.departures import Departures, variant
@@ -104,6 +105,16 @@ class Options(CommonOptions):
         "L2 norm to which norm_bounding scales messages down (default: see README)",
         type=number(float, above=0),
     )
+    clip_norm: float | None = option(
+        None,
+        f"L2 norm to which noise_clip scales the server's step down (default: {CLIP})",
+        type=number(float, above=0),
+    )
+    hypothesis: str | None = option(
+        None,
+        "set options as a guess at what the paper ran has them: " + ", ".join(HYPOTHESES),
+        type=choice(HYPOTHESES),
+    )
     rounds: int = option(3000, "rounds of a run (default: 3000)", "-r", type=number(int, least=1))
     local_steps: int = option(
         1, "local steps of a client in a round (default: 1)", "-e", type=number(int, least=1)
@@ -153,11 +164,13 @@ class Options(CommonOptions):
 
 
 def resolve(options: Options, parser: ArgumentParser) -> Options:
-    """Translate the published flags.
+    """Fill in what a hypothesis says, and translate the published flags.
 
     Raises:
         SystemExit: with status 2 and a sentence, if they contradict --defence.
     """
+    if options.hypothesis:
+        options = replace(options, **HYPOTHESES[options.hypothesis].options)
     more = [options.hardening, *(["noise_clip"] if options.noise_clip else [])]
     try:
         defences = tuple(combine([*name.split("+"), *more]) for name in options.defence)

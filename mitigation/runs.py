@@ -23,6 +23,7 @@ class Overrides(runs.Overrides):
         server_rate: the server's learning rate, above 0.
         tolerated: adversaries that robust aggregators are to withstand, at least 0.
         norm_bound: L2 norm to which norm bounding scales messages down, above 0.
+        clip_norm: L2 norm to which clip and noise scales the server's step down, above 0.
         smoothed_models: noisy models that vote for a certificate, M, at least 1.
         sigma: standard deviation of the noise on a smoothed model's parameters, above 0.
         error: probability with which each bound on the votes may be wrong, in (0, 1).
@@ -34,6 +35,7 @@ class Overrides(runs.Overrides):
     server_rate: float | None = None
     tolerated: int | None = None
     norm_bound: float | None = None
+    clip_norm: float | None = None
     smoothed_models: int | None = None
     sigma: float | None = None
     error: float | None = None

@@ -18,7 +18,7 @@ LAYERS = [
         *("fl.data.catalogue", "fl.data.partition", "fl.data.sampling", "fl.data.augmentation"),
         *("fl.simulation.hardware", "fl.simulation.models", "fl.simulation.algorithms"),
         *("fl.simulation.pgd", "fl.simulation.clip_and_noise", "fl.simulation.checkpoint"),
-        *("fl.experiment.options", "fl.experiment.departures"),
+        *("fl.experiment.options", "fl.experiment.departures", "fl.experiment.hypotheses"),
     },
     {"fl.data.tfds_builders", "fl.simulation.mapping", "fl.experiment.runs"},
     {"fl.data.datasets"},
