@@ -17,6 +17,7 @@ import pandas as pd
 from fl.data import catalogue, datasets, partition
 from fl.experiment import results
 from fl.experiment.departures import Departures, argument
+from fl.experiment.estimate import about
 from fl.experiment.options import choice, number, option
 from fl.experiment.provenance import code
 from fl.experiment.runs import cells
@@ -62,6 +63,11 @@ class CommonOptions:
     )
     skip_done: bool = option(
         False, "skip runs that the results file already holds", action="store_true"
+    )
+    plan: bool = option(
+        False,
+        "only say how many runs are left, and about how long they take; implies --skip-done",
+        action="store_true",
     )
     data_dir: Path | None = option(
         None, "where TensorFlow Datasets keeps data (default: its own)", type=Path
@@ -122,7 +128,9 @@ def run_grid(runs: Iterable[R], run_one: Callable[[R], None], describe: Callable
 
 
 def skip_done(path: Path, runs: list[R], describe: Callable[[R], str]) -> list[R]:
-    """Leave out the runs that a results file holds; print how many, and what they come from.
+    """Leave out the runs that a results file holds.
+
+    Prints how many, what they come from, and how long those that are left may take.
 
     Args:
         path: the results file, which may be absent.
@@ -131,6 +139,7 @@ def skip_done(path: Path, runs: list[R], describe: Callable[[R], str]) -> list[R
     """
     held = results.read(path)
     if held.empty:
+        print(f"left: {len(runs)} of {len(runs)} runs")
         return runs
     rows = [held[results.matches(held, cells(run))] for run in runs]
     left = [run for run, done in zip(runs, rows, strict=True) if done.empty]
@@ -142,6 +151,8 @@ def skip_done(path: Path, runs: list[R], describe: Callable[[R], str]) -> list[R
             f"{machines}: skipped"
         )
         _say_other_code(runs, rows, describe)
+    if left:
+        print(f"left: {len(left)} of {len(runs)} runs, {about(held, left)}")
     return left
 
 
