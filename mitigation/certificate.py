@@ -123,7 +123,7 @@ def _assumed(run, sigma):
         adversaries=run.adversaries,
         local_steps=run.local_steps,
         weight=1 / run.clients,
-        scale=entry.scale_factor(run.clients),
+        scale=run.overrides.scale_factor or entry.scale_factor(run.clients),
         rate=algorithm(run.algorithm, run.overrides).client_rate,
         poisoned=PUBLISHED_SHARE if run.departures.poison_share else share,
         lipschitz=crfl.lipschitz(norms[0]),

@@ -27,6 +27,8 @@ from fl.simulation.run import train as run_rounds
 RATES = {algorithms.MOMENTS: {"client_rate": 0.01, "server_rate": 0.01}}
 # Of PGD in the published code, in pixel intensity; its box there is `pgd.RADIUS`.
 PUBLISHED_PGD_STEP = 1e-3
+# Overrides that rounds do not depend on.
+OF_CERTIFICATES = ("smoothed_models", "sigma", "error", "bound", "scale_factor")
 # L2 norm to which norm_bounding scales messages down.
 NORM_BOUND = 1.0
 
@@ -117,7 +119,7 @@ def rounds_of(run: Run) -> Run:
     if run.departures.eps_unused and box is not None:
         box = pgd.RADIUS
     binds = box is not None and box < pgd_step(run)
-    overrides = replace(run.overrides, smoothed_models=None, sigma=None, error=None, bound=None)
+    overrides = replace(run.overrides, **dict.fromkeys(OF_CERTIFICATES))
     return replace(run, eps=box if binds else None, delta=None, overrides=overrides)
 
 

@@ -155,6 +155,11 @@ class Options(CommonOptions):
         "on the votes: " + ", ".join(crfl.BOUNDS) + " (default: hoeffding)",
         type=choice(crfl.BOUNDS),
     )
+    scale_factor: float | None = option(
+        None,
+        "by which certificates take adversaries' uploads to be scaled (default: as they are)",
+        type=number(float, above=0),
+    )
     as_published: Departures = as_published(DEPARTURES)
     results: Path = option(
         Path(__file__).with_name("results.csv"),

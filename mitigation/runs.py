@@ -28,6 +28,7 @@ class Overrides(runs.Overrides):
         sigma: standard deviation of the noise on a smoothed model's parameters, above 0.
         error: probability with which each bound on the votes may be wrong, in (0, 1).
         bound: on the votes, one of `crfl.BOUNDS`.
+        scale_factor: by which certificates take adversaries' uploads to be scaled, above 0.
     """
 
     pgd_step: float | None = None
@@ -40,6 +41,7 @@ class Overrides(runs.Overrides):
     sigma: float | None = None
     error: float | None = None
     bound: str | None = None
+    scale_factor: float | None = None
 
 
 @dataclass(frozen=True)

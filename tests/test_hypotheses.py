@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from experiments import load
 
@@ -80,3 +81,20 @@ def test_a_smaller_clip_bounds_the_servers_step():
         guarded = mitigation[2].work(run).guard(step, jax.random.key(0))["w"]
         assert float(jnp.linalg.norm(guarded)) == pytest.approx(norm, rel=0.05)
     assert run.departures == Departures.of(load("mitigation", "runs")[0].DEPARTURES)
+
+
+def test_few_models_certify_where_the_paper_does():
+    """The hypothesis fits which of its 99 certified accuracies are nothing, on all data sets."""
+    certificate, papers = load("mitigation", "certificate", "paper_figures")
+    figures = pd.read_csv(papers.paper_of(None).path)
+    figures = figures[figures["metric"] == "certified_accuracy"].to_dict("records")
+    assert len(figures) == 99
+    counts = np.zeros((2, 10), int)
+    counts[:, 0] = 100  # a hundred models with one noise
+    ballot = certificate.Ballot(counts, np.zeros(2, int), 1)
+    for figure in figures:
+        eps = "" if pd.isna(figure["eps"]) else f"--eps {figure['eps']}"
+        of = " ".join(f"--{name} {figure[name]}" for name in papers.PAPER[:-1])
+        run = made(mitigation, f"{of} {eps} --hypothesis few-models")
+        certified = certificate.certify(run, ballot).scores["certified_accuracy"]
+        assert certified == (figure["mean"] > 0.01), figure
