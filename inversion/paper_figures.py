@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from attacks import ATTACKS
 from options import BATCH_SIZE
+from runs import DEPARTURES
 from settings import SIGMA
 
 from fl.experiment.comparison import Compared, Paper
@@ -29,7 +30,8 @@ def paper_of(path: Path | None) -> Paper:
     Args:
         path: of the figures; None for paper.csv.
     """
-    return Paper(path or Path(__file__).with_name("paper.csv"), PAPER, METRICS, _name, _same)
+    where = path or Path(__file__).with_name("paper.csv")
+    return Paper(where, PAPER, METRICS, _name, _same, DEPARTURES)
 
 
 def _name(figure: Mapping) -> str:

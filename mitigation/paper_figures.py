@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from attacks import ATTACKS
 from defences import parts
+from runs import DEPARTURES
 
 from fl.experiment.comparison import Compared, Paper
 from fl.experiment.layout import Metric
@@ -36,7 +37,8 @@ def paper_of(path: Path | None) -> Paper:
     Args:
         path: of the figures; None for paper.csv.
     """
-    return Paper(path or Path(__file__).with_name("paper.csv"), PAPER, METRICS, _name, _same)
+    where = path or Path(__file__).with_name("paper.csv")
+    return Paper(where, PAPER, METRICS, _name, _same, DEPARTURES)
 
 
 def _name(figure: Mapping) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from runs import DEPARTURES
+
 from fl.experiment.comparison import Compared, Paper
 from fl.experiment.layout import ALPHA, Metric
 from fl.experiment.names import display_name
@@ -20,7 +22,8 @@ def paper_of(path: Path | None) -> Paper:
     Args:
         path: of the figures; None for paper.csv.
     """
-    return Paper(path or Path(__file__).with_name("paper.csv"), PAPER, METRICS, _name, _same)
+    where = path or Path(__file__).with_name("paper.csv")
+    return Paper(where, PAPER, METRICS, _name, _same, DEPARTURES)
 
 
 def _name(figure: Mapping) -> str:

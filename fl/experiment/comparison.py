@@ -44,6 +44,7 @@ class Paper(NamedTuple):
         metrics: by column.
         name: a figure's keys -> its name within its task.
         same: runs -> mask of those in the paper's setting, whatever their departures and overrides.
+        acting: ids of the departures that act in the experiment.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Paper(NamedTuple):
     metrics: Mapping[str, Compared]
     name: Callable[[Mapping], str]
     same: Callable[[pd.DataFrame], pd.Series]
+    acting: tuple[str, ...]
 
 
 def compare(frame: pd.DataFrame, paper: Paper) -> pd.DataFrame:
@@ -77,7 +79,7 @@ def compare(frame: pd.DataFrame, paper: Paper) -> pd.DataFrame:
             runs = frame[(frame["variant"] == kind) & frame["overrides"].isna()]
             figures = _beside(figures, runs, column, floor, paper.keys, f"{kind}_")
         others = frame[~frame["variant"].isin(KINDS) | frame["overrides"].notna()]
-        explanations = _explanations(figures, others, column, floor, paper.keys)
+        explanations = _explanations(figures, others, column, floor, paper)
         found = [
             _verdict(row, explanations[at]) for at, row in enumerate(figures.to_dict("records"))
         ]
@@ -138,20 +140,26 @@ def _beside(figures, runs, column, floor, keys, prefix):
     return joined.assign(**{prefix + "apart": apart})
 
 
-def _explanations(figures, runs, column, floor, keys) -> list[dict[str, float]]:
+def _explanations(figures, runs, column, floor, paper) -> list[dict[str, float]]:
     """For each figure, what other runs did -> how far apart they are."""
     found = [{} for _ in range(len(figures))]
-    plain = figures[[*keys, "metric", "mean", "std"]]
+    plain = figures[[*paper.keys, "metric", "mean", "std"]]
     for how, same in summary.groups(runs, ["departures", "overrides"]):
-        apart = _beside(plain, same, column, floor, keys, "its_")["its_apart"]
+        apart = _beside(plain, same, column, floor, paper.keys, "its_")["its_apart"]
         for at, value in apart.dropna().items():
-            found[at][_said(how)] = value
+            found[at][_said(how, paper.acting)] = value
     return found
 
 
-def _said(how):
+def _said(how, acting):
     """What runs do that are neither of `KINDS`: their departures, and what else was given."""
-    return " ".join(text for text in (how["departures"], how["overrides"]) if pd.notna(text))
+    given = [] if pd.isna(how["departures"]) else how["departures"].split()
+    left = [name for name in acting if name not in given]
+    said = ", ".join(given)
+    if given and len(left) < len(given):
+        said = f"all departures but {', '.join(left)}" if left else "all departures"
+    overrides = [] if pd.isna(how["overrides"]) else [how["overrides"]]
+    return " and ".join([*([said] if said else []), *overrides])
 
 
 def _verdict(row, explanations):
