@@ -174,6 +174,9 @@ def test_pictures_are_drawn_once_and_leave_no_rows_and_no_checkpoints(made, fram
 
 REFUSED = {
     "--idlg -b 2": "--idlg",
+    "--as-published=masks": "choose from stale-update, hardened-stale, dp-clip, moments",
+    "--as-published=hardened-stale": "argument --as-published: hardened-stale is a part of",
+    "--shared-noise": "argument --shared-noise: is of the noise of --dp",
     "--attack adaptive -o sgd": "for which the exact attack is made",
     "--attack adaptive -o ours --converge": "--converge",
     "--attack adaptive -o ours --attack-round 800": "beyond the 750 rounds",

@@ -160,6 +160,7 @@ def test_loss_that_is_no_number_is_recorded_and_the_grid_goes_on(session):
 
 
 REFUSED = {
+    "--as-published=radius": "choose from moments, pgd-step, clipped-loss, last-batch",
     "-d imagenet": "choose from digits, fashion_mnist, cifar10, svhn_cropped",
     "-m vgg": "choose from softmax, lenet, cnn1, cnn2",
     "-a fedsgd": "choose from fedavg, adam, fedadam, secagg, secadam, secadam_fedadam, fedprox",

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from string import ascii_lowercase
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +72,8 @@ def compare(frame: pd.DataFrame, paper: Paper) -> pd.DataFrame:
     published = reports.read_paper(paper.path, paper.keys)
     tasks = frame[TASK].drop_duplicates().astype(str)
     published = published.merge(tasks, on=TASK)
+    if published.empty:
+        sys.exit(f"nothing to compare: {paper.path} has no figure of these data sets and models")
     frame = frame[paper.same(frame) & (frame["status"] != "diverged")]
     parts = []
     for column, (_, floor) in paper.metrics.items():
@@ -80,12 +83,9 @@ def compare(frame: pd.DataFrame, paper: Paper) -> pd.DataFrame:
             figures = _beside(figures, runs, column, floor, paper.keys, f"{kind}_")
         others = frame[~frame["variant"].isin(KINDS) | frame["overrides"].notna()]
         explanations = _explanations(figures, others, column, floor, paper)
-        found = [
-            _verdict(row, explanations[at]) for at, row in enumerate(figures.to_dict("records"))
-        ]
+        rows = figures.to_dict("records")
+        found = [_verdict(*each) for each in zip(rows, explanations, strict=True)]
         parts.append(figures.assign(verdict=[v for v, _ in found], by=[by for _, by in found]))
-    if published.empty:
-        sys.exit(f"nothing to compare: {paper.path} has no figure of these data sets and models")
     every = pd.concat(parts, ignore_index=True)
     return every.assign(name=[paper.name(row) for row in every.to_dict("records")])
 
@@ -110,12 +110,15 @@ def _tables(every, paper, frame):
         named = task_name({**task, "clients": int(same["clients"].iloc[0])})
         for column, figures in of_task.groupby("metric", sort=False):
             metric = paper.metrics[column].metric
+            notes = dict(zip(ascii_lowercase, filter(None, figures["by"].unique()), strict=False))
+            explained = "".join(f" {letter}: {by}." for letter, by in notes.items())
             yield Table(
                 name="-".join(["compare", *task.values(), column.replace("_", "-")]),
                 caption=f"{named}: {metric.name}; mean (standard deviation) of the paper and of n "
                 "runs here, and how far apart they are in units of both deviations together. "
-                + tally(figures),
-                cells=_cells(figures, metric),
+                + tally(figures)
+                + explained,
+                cells=_cells(figures, metric, notes),
                 runs=same.index,
             )
 
@@ -157,9 +160,9 @@ def _said(how, acting):
     left = [name for name in acting if name not in given]
     said = ", ".join(given)
     if given and len(left) < len(given):
-        said = f"all departures but {', '.join(left)}" if left else "all departures"
+        said = f"as published but {', '.join(left)}" if left else "as published"
     overrides = [] if pd.isna(how["overrides"]) else [how["overrides"]]
-    return " and ".join([*([said] if said else []), *overrides])
+    return ", ".join([*([said] if said else []), *overrides])
 
 
 def _verdict(row, explanations):
@@ -173,27 +176,34 @@ def _verdict(row, explanations):
     if fitting:
         return EXPLAINED, min(fitting, key=len)  # what takes the fewest words
     if close[PUBLISHED]:
-        return EXPLAINED, "all departures together"
+        return EXPLAINED, "as published"
     ran = explanations or any(pd.notna(row[f"{kind}_mean"]) for kind in KINDS)
     return (UNEXPLAINED if ran else NOT_RUN), ""
 
 
-def _cells(figures, metric):
-    def text(mean, std, runs=None):
-        if pd.isna(mean):
-            return ""
-        form = f".{metric.decimals}f"
-        spread = "" if pd.isna(std) else f" ({metric.scale * std:{form}})"
-        return f"{metric.scale * mean:{form}}{spread}" + (f", n = {runs:g}" if runs else "")
-
-    columns = {"Paper": [text(*each) for each in zip(figures["mean"], figures["std"], strict=True)]}
+def _cells(figures, metric, notes):
+    """The texts of a table; notes are what explains figures, by letter."""
+    letters = {by: letter for letter, by in notes.items()}
+    columns = {("Paper", "Mean"): _texts(figures, "", metric)}
     for kind, title in TITLES.items():
-        values = zip(*(figures[f"{kind}_{name}"] for name in ("mean", "std", "runs")), strict=True)
-        columns[title] = [text(*each) for each in values]
+        columns[title, "Mean"] = _texts(figures, f"{kind}_", metric)
+        columns[title, "n"] = [f"{runs:g}" if runs > 0 else "" for runs in figures[f"{kind}_runs"]]
         apart = figures[f"{kind}_apart"]
-        columns[f"{title}, apart"] = ["" if pd.isna(each) else f"{each:+.1f}" for each in apart]
-    columns["Verdict"] = [
-        f"{verdict} by {by}" if by else verdict
+        columns[title, "Apart"] = ["" if pd.isna(each) else f"{each:+.1f}" for each in apart]
+    columns["Here", "Verdict"] = [
+        f"{verdict} ({letters[by]})" if by else verdict
         for verdict, by in zip(figures["verdict"], figures["by"], strict=True)
     ]
     return pd.DataFrame(columns, index=pd.Index(figures["name"], name="figure"))
+
+
+def _texts(figures, prefix, metric):
+    form = f".{metric.decimals}f"
+    for_each = zip(figures[f"{prefix}mean"], figures[f"{prefix}std"], strict=True)
+    return [
+        ""
+        if pd.isna(mean)
+        else f"{metric.scale * mean:{form}}"
+        + ("" if pd.isna(std) else f" ({metric.scale * std:{form}})")
+        for mean, std in for_each
+    ]
