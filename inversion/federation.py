@@ -112,8 +112,8 @@ def train(
         keep_clients=True,  # an attack on a client looks at its own moments
         seed=seed,
     )
-    plan = run.Plan(of.rounds, of.local_steps, of.overrides.evaluate_every or EVALUATE_EVERY)
-    without_last = of.batch_size if of.as_published else None
+    plan = run.Plan(of.rounds, of.local_steps, evaluate_every(of))
+    without_last = of.batch_size if of.departures.last_batch else None
     scores = {"accuracy": evaluator(of.dataset, data_dir, of.model, without_last)}
     saved = checkpoint_path(results_path, of.training(), plan)
     stop = run.until_accuracy(of.converge)
@@ -127,8 +127,15 @@ def train(
         local_steps=of.local_steps,
         levels=round(dataset.scale),
         noisy=bool(of.noise),
+        clipped_loss=of.departures.clipped_loss,
     )
     return Trained(outcome, work, samples, sampler, public, saved, copies, start_sampler)
+
+
+def evaluate_every(of: Run) -> int:
+    """Rounds between looks at whether a run's training has converged."""
+    every_round = of.converge is not None and of.departures.converge_every
+    return of.overrides.evaluate_every or (1 if every_round else EVALUATE_EVERY)
 
 
 def one_more_step(trained: Trained, of: Run) -> tuple[Observation, Truth]:
@@ -136,15 +143,14 @@ def one_more_step(trained: Trained, of: Run) -> tuple[Observation, Truth]:
 
     Args:
         trained: whose sampler draws the minibatches where training ended.
-        of: of which the round of the attack and the variant matter: as published, the stale
-            updates are shown of clients that send updates.
+        of: of which the round of the attack and the departures matter.
     """
     sampler, state = _stand(trained, of.rounds_before)
     indices = sampler.draw(1, 1).indices[0, :, 0]
     seen = trained.work, state, trained.samples, indices
-    if of.as_published and trained.work.algorithm.sends == algorithms.UPDATES:
+    if of.departures.stale_update and trained.work.algorithm.sends == algorithms.UPDATES:
         later = sampler.draw(1, 1).indices[0, :, 0]
-        return observe_stale(*seen, later, sampler.weights)
+        return observe_stale(*seen, later, sampler.weights, of.departures.hardened_stale)
     return observe(*seen, sampler.weights)
 
 
@@ -198,30 +204,31 @@ def protect_of(of: Run) -> Callable | None:
 def work_of(of: Run) -> rounds.Work:
     """Say what clients and server compute in the training of a run."""
     privacy = None if of.clip is None else (of.clip, of.noise, of.clients)
+    shared = bool(of.overrides.shared_noise)
     rates = tuple(of.overrides.given("client_rate", "server_rate").items())
     step = of.overrides.pgd_step
     names = of.model, of.algorithm_name
-    return _work(*names, rates, step, privacy, of.perturbed, protect_of(of), of.as_published)
+    return _work(*names, rates, step, privacy, of.perturbed, protect_of(of), of.departures, shared)
 
 
 # Runs that differ in their seed alone share what is compiled.
 @lru_cache
-def _work(model, algorithm_name, rates, pgd_step, privacy, perturbed, protect, as_published):
+def _work(model, algorithm_name, rates, pgd_step, privacy, perturbed, protect, departures, shared):
     build = partial(algorithms.ALGORITHMS[algorithm_name], **dict(rates))
     algorithm, privatise = build(), None
     if algorithm.sends == algorithms.MOMENTS:
-        settings = PUBLISHED_MOMENTS if as_published else {}
+        settings = PUBLISHED_MOMENTS if departures.moments else {}
         if privacy:
             privatise = clip_and_noise.moments_privatiser(*privacy[:2])
             # An entry below the noise's deviation says nothing of v.
             settings = settings | {"floor": clip_and_noise.noise_of_mean_v(*privacy)}
         algorithm = build(**settings)
     elif privacy:
-        privatise = clip_and_noise.privatiser(*privacy[:2], as_published)
+        privatise = clip_and_noise.privatiser(*privacy[:2], departures.dp_clip)
     if pgd_step is None:
         published = PUBLISHED_PGD_STEP[algorithm.sends]
-        pgd_step = published if as_published else PGD_STEP_SHARE * algorithm.client_rate
-    losses = training.sample_losses(models.MODELS[model]())
+        pgd_step = published if departures.pgd_step else PGD_STEP_SHARE * algorithm.client_rate
+    losses = training.sample_losses(models.MODELS[model](), departures.clipped_loss)
     return rounds.Work(
         algorithm,
         losses,
@@ -229,4 +236,5 @@ def _work(model, algorithm_name, rates, pgd_step, privacy, perturbed, protect, a
         augment=augmentation.random_rotation(PERTURBATION) if perturbed else None,
         privatise=privatise,
         aggregator=watchful(algorithm, (), protect) if protect else None,
+        shared_noise=shared,
     )

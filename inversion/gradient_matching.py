@@ -44,15 +44,14 @@ def matcher(public: PublicKnowledge) -> Callable:
         (params, images [batch, height, width, channels], labels [batch], observation) -> `Match`
         with the gradient of the mean loss with respect to params.
     """
-    layers = public.layers()
+    layers, losses = public.layers(), sample_losses(public.model, public.clipped_loss)
     if all(layer is nn.Dense for _, layer in layers):
-        return partial(_match_dense, public.model, [path for path, _ in layers])
-    return partial(match_gradient, public.model)
+        return partial(_match_dense, losses, [path for path, _ in layers])
+    return partial(match_gradient, losses)
 
 
-def match_gradient(model: nn.Module, params, images, labels, observation) -> Match:
+def match_gradient(losses: Callable, params, images, labels, observation) -> Match:
     """Match by way of the gradient itself; for any model."""
-    losses = sample_losses(model)
     gradient = jax.grad(lambda p: losses(p, images, labels).mean())(params)
     return Match(
         optax.tree.norm(gradient, squared=True),
@@ -61,14 +60,14 @@ def match_gradient(model: nn.Module, params, images, labels, observation) -> Mat
     )
 
 
-def _match_dense(model, paths, params, images, labels, observation):
+def _match_dense(losses, paths, params, images, labels, observation):
     """Match without ever forming the gradient, which has far more entries than the images.
 
     With inputs X [batch, in] and loss derivatives D [batch, out] at its outputs, a dense layer has
     the gradients X'D and 1'D. Then <X'D, O> = <X O, D> and |X'D|^2 = <X X', D D'> (Goodfellow
     2015, arXiv:1510.01799).
     """
-    inputs, derivatives = _inputs_and_derivatives(model, paths, params, images, labels)
+    inputs, derivatives = _inputs_and_derivatives(losses, paths, params, images, labels)
     squares, products = [], []
     for path in paths:
         x, d, sent = inputs[path], derivatives[path], layer_params(observation, path)
@@ -77,9 +76,8 @@ def _match_dense(model, paths, params, images, labels, observation):
     return Match(sum(squares), sum(products), optax.tree.norm(observation, squared=True))
 
 
-def _inputs_and_derivatives(model, paths, params, images, labels):
+def _inputs_and_derivatives(losses, paths, params, images, labels):
     """Each dense layer's inputs, and the mean loss's derivatives at its outputs, by path."""
-    losses = sample_losses(model)
 
     def loss(shifts):
         inputs = {}

@@ -8,9 +8,10 @@ from attacks import ATTACKS
 from dp_guarantee import noise_for
 from options import WINDOW, Options, attacks_on
 from ratio_protection import NONE
-from runs import Overrides, Run, algorithm_label
+from runs import DEPARTURES, Overrides, Run, algorithm_label
 
 from fl.data.catalogue import DATASETS
+from fl.experiment.departures import variant
 
 
 def grid(options: Options) -> Iterator[Run]:
@@ -48,7 +49,8 @@ def grid(options: Options) -> Iterator[Run]:
             attack_round=None,
             protection=None if protect == NONE else protect,
             converge=DATASETS[dataset].trained[model] if converge is True else converge,
-            variant=options.variant,
+            variant=variant(options.as_published, DEPARTURES),
+            departures=options.as_published,
             overrides=Overrides.of(options),
         )
         for attack in attacks_on(algorithm, options):

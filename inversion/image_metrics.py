@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,8 @@ WINDOW = 11
 PSNR_CAP = 100.0
 # The axes of an image.
 _PIXELS = (-3, -2, -1)
-# SSIM's constants (Wang et al. 2004, section III.B), for intensities in [0, 1].
-_C1, _C2 = 0.01**2, 0.03**2
+# Of SSIM's constants (Wang et al. 2004, section III.B).
+_K1, _K2 = 0.01, 0.03
 
 # (images a, images b), both [..., height, width, channels] -> closeness [...], more is closer.
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
@@ -44,16 +45,17 @@ def psnr(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
+def ssim(a: jax.Array, b: jax.Array, data_range: float = 1.0) -> jax.Array:
     """Absolute structural similarity (Wang et al. 2004, doi:10.1109/TIP.2003.819861).
 
-    The absolute value of `skimage.metrics.structural_similarity` with win_size=11, data_range=1,
-    channel_axis=-1 and its defaults: every pixel of a window weighs the same, variances are
+    The absolute value of `skimage.metrics.structural_similarity` with win_size=11, channel_axis=-1
+    and its defaults: every pixel of a window weighs the same, variances are
     sample variances, windows lie fully inside the image.
 
     Args:
         a: images, float [..., height, width, channels], in [0, 1], at least 11x11.
         b: images of the same size.
+        data_range: distance between the least and the greatest intensity that is possible.
 
     Returns:
         The absolute value of the mean over windows and channels, [...], in [0, 1].
@@ -68,10 +70,11 @@ def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
         raise ValueError(
             f"SSIM needs images of at least {WINDOW}x{WINDOW} pixels, got {height}x{width}"
         )
+    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     mean_a, mean_b, covariance = _window_covariance(a, b)
     variances = _window_covariance(a, a)[-1] + _window_covariance(b, b)[-1]
-    similarity = (2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)
-    similarity /= (mean_a**2 + mean_b**2 + _C1) * (variances + _C2)
+    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    similarity /= (mean_a**2 + mean_b**2 + c1) * (variances + c2)
     return jnp.abs(_mean(similarity))
 
 
@@ -95,6 +98,8 @@ def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 METRICS = (psnr, ssim, cosine)
+# Image libraries of the published code's time took floats to span 2 (`ssim-range`).
+PUBLISHED_METRICS = (psnr, partial(ssim, data_range=2.0), cosine)
 
 
 def _checked(a, b):

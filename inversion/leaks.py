@@ -29,7 +29,7 @@ SCORES = {
 SETTING = [
     *("dataset", "model", "algorithm", "attack", "restarts", "clients", "batch_size"),
     *("local_steps", "rounds", "window", "attack_round", "alpha", "partition", "converge"),
-    *("variant", "overrides", "target", "protection", "clip", "noise"),
+    *("variant", "departures", "overrides", "target", "protection", "clip", "noise"),
 ]
 # Of these, what `protected` says in words.
 PROTECTION = ["protection", "clip", "noise"]

@@ -40,6 +40,8 @@ def main() -> int:
     check(options, parser)
     engine.keep_compiled_code()
     for name in PICTURES:
+        if getattr(options, name) and options.plan:
+            return 0
         if getattr(options, name):
             where = options.results, options.data_dir
             kind = pictures.KINDS[name]
@@ -49,8 +51,10 @@ def main() -> int:
     except results.ResultsError as error:
         parser.error(f"argument --results: {error}")
     runs = list(grid(options))
-    if options.skip_done:
+    if options.skip_done or options.plan:
         runs = skip_done(options.results, runs, describe)
+    if options.plan:
+        return 0
     trainings = [list(same) for _, same in itertools.groupby(runs, Run.training)]
     return run_grid(trainings, partial(train_and_attack, options), lambda same: describe(same[0]))
 
@@ -84,7 +88,7 @@ def attack_one_round(options: Options, run: Run, trained: Trained, seen: dict) -
     began = time.perf_counter()
     attacked = attack(run, trained.public, observation)
     scores = {"attack_s": round(time.perf_counter() - began, 2)}
-    scores |= score(attacked, truth, trained.samples, run.as_published)
+    scores |= score(attacked, truth, trained.samples, run.departures)
     if options.classifier_metric:
         classifier = classifier_metric.load(run.dataset, options.data_dir)
         scores["classifier_distance"] = classifier_distance(attacked, truth, classifier)

@@ -94,6 +94,8 @@ def _check_windows(options, parser):
 def _check_dp(options, parser):
     if options.dp and options.dp_epsilon:
         parser.error("argument --dp-epsilon: finds the noise itself; not with --dp")
+    if options.shared_noise and not options.dp:
+        parser.error("argument --shared-noise: is of the noise of --dp")
     if options.dp and options.dp[0] == 0:
         parser.error("argument --dp: CLIP must be above 0, or no message would be left")
     if options.delta and not options.private:
@@ -101,7 +103,7 @@ def _check_dp(options, parser):
     if options.delta and options.delta >= 1:
         parser.error("argument --delta: a probability is below 1")
     sends = {algorithms.ALGORITHMS[name]().sends for name in options.algorithm}
-    if options.dp_epsilon and options.as_published and algorithms.UPDATES in sends:
+    if options.dp_epsilon and options.as_published.dp_clip and algorithms.UPDATES in sends:
         parser.error("argument --dp-epsilon: the published clip bounds no update; give --dp")
     if options.private and set(options.protect) != {NONE}:
         parser.error("argument --protect: not with --dp or --dp-epsilon, which change the moments")

@@ -5,10 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attacks import ATTACKS
+from hypotheses import HYPOTHESES
 from ratio_protection import NONE, PROTECTIONS, protection_name
+from runs import DEPARTURES
 
+from fl.experiment.departures import Departures
 from fl.experiment.options import choice, number, option
-from fl.experiment.program import CommonOptions
+from fl.experiment.program import CommonOptions, as_published
 from fl.simulation import algorithms, models
 
 ALGORITHMS = ("fedavg", "adam", "secadam")
@@ -68,6 +71,18 @@ class Options(CommonOptions):
         None,
         f"at which epsilon is stated, with --dp or --dp-epsilon (default: {DELTA:g})",
         type=number(float, above=0),
+    )
+    shared_noise: bool | None = option(
+        None,
+        "with --dp, let all clients of a round add the same noise, which protects nobody: a guess "
+        "at what the paper ran",
+        action="store_const",
+        const=True,
+    )
+    hypothesis: str | None = option(
+        None,
+        "set options as a guess at what the paper ran has them: " + ", ".join(HYPOTHESES),
+        type=choice(HYPOTHESES),
     )
     perturb: bool = option(
         False, "rotate every training image by up to 10 degrees", action="store_true"
@@ -166,6 +181,7 @@ class Options(CommonOptions):
         "cnn2, adam and secadam)",
         action="store_true",
     )
+    as_published: Departures = as_published(DEPARTURES)
     results: Path = option(
         Path(__file__).with_name("results.csv"),
         "file to append to (default: results.csv beside main.py)",
@@ -179,7 +195,9 @@ class Options(CommonOptions):
 
 
 def resolve(options: Options) -> Options:
-    """Fill in the defaults that depend on other options."""
+    """Fill in what a hypothesis says, and the defaults that depend on other options."""
+    if options.hypothesis:
+        options = replace(options, **HYPOTHESES[options.hypothesis].options)
     model, algorithm, clients, batch_size = ("lenet",), ("fedavg",), None, (BATCH_SIZE,)
     attack, attack_round, attack_clients = ("representation",), None, None
     if options.gen_images:

@@ -16,12 +16,14 @@ from leak_figures import TIMES, mixing_figures, time_figures
 from leaks import leaks
 from marks import ERRORS, draw_point, heading, legend, mark, shades
 from matplotlib.figure import Figure
+from paper_figures import paper_of
 from protection_figures import protection_figures
 from result_tables import NEEDS
 from runs import RUN
 from settings import COMMON, SIGMA, TASK, is_private, the_attack
 
 from fl.experiment import figures, reports, summary
+from fl.experiment.comparison_figure import comparison_figures
 from fl.experiment.names import display_name
 
 SETTING = ["model", "attack", "restarts", *COMMON]
@@ -35,6 +37,10 @@ def main() -> None:
     """Draw what the command line asks for and print the paths of the files."""
     parser = figures.command_line(__doc__, Path(__file__).parent, "rounds=750 attack=cosine")
     options, frame = reports.load(parser, RUN, NEEDS)
+    if options.compare:
+        found = comparison_figures(frame, paper_of(None))
+        figures.save_all(found, options, "the paper has none of these runs")
+        return
     # What watches a window is no step's attack among others: it has figures of its own.
     single = frame[frame["window"].isna() & frame["psnr"].notna()]
     leaking = leaks(frame)

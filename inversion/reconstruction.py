@@ -43,7 +43,7 @@ def attack(run: Run, public: PublicKnowledge, seen: Observation) -> Attacked:
     """Attack every client's observation, and the aggregate.
 
     Args:
-        run: of which the attack, its restarts and steps, the seed and the variant matter here.
+        run: of which the attack, its restarts and steps, the seed and the departures matter here.
         public: what everyone knows of the federation.
         seen: what the server sees.
 
@@ -70,11 +70,12 @@ def attack_aggregate(
 
 def _attack_each(run, public, observations, params, key, whom):
     chosen, most = ATTACKS[run.attack], run.overrides.attack_steps
-    problem = chosen.problem(public, run.as_published)
+    problem = chosen.problem(public, run.departures.idlg_scale)
     # Not every attack takes as many.
     problem = problem._replace(steps=min(problem.steps, most or problem.steps))
     view = AttackerView(observations, params, public)
-    return reconstruct(problem, view, key, run.restarts, bar_label=f"{run.attack}, {whom}")
+    starts = run.restarts, run.departures.one_start
+    return reconstruct(problem, view, key, *starts, bar_label=f"{run.attack}, {whom}")
 
 
 def keys(run: Run) -> tuple[jax.Array, jax.Array]:
@@ -87,6 +88,7 @@ def reconstruct(
     view: AttackerView,
     key: jax.Array,
     restarts: int = 1,
+    one_start: bool = False,
     bar_label: str | None = None,
 ) -> Reconstruction:
     """Infer labels and reconstruct images from every client's observation.
@@ -97,12 +99,13 @@ def reconstruct(
             other clients' observations nor on how many there are.
         key: of the random starts.
         restarts: random starts on each client, at least 1; that of the smallest final loss counts.
+        one_start: start every client's attack from the same images, as the published code does.
         bar_label: shown beside a progress bar; None for no bar.
     """
     clients = len(jax.tree.leaves(view.observations)[0])
     labels = jax.vmap(lambda seen: infer_labels(seen, view.public.batch))(view.observations)
     keys = jax.vmap(lambda client: jax.random.split(jax.random.fold_in(key, client), restarts))(
-        jnp.arange(clients)
+        jnp.zeros(clients, int) if one_start else jnp.arange(clients)
     )
     solution = solve(problem, view.observations, view.params, labels, keys, bar_label=bar_label)
     return Reconstruction(solution.images, labels)

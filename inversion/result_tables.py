@@ -16,15 +16,15 @@ import leaks
 import pandas as pd
 from attacks import ATTACKS
 from leak_tables import leak_tables
+from paper_figures import PAPER, paper_of
 from runs import RUN
 from settings import COMMON, SETTING, SIGMA, TASK, attack_name, is_private, task, tasks, the_attack
 
-from fl.experiment import layout, reports, summary
+from fl.experiment import comparison, layout, reports, summary
 from fl.experiment.layout import Metric, count
 from fl.experiment.names import display_name
 from fl.experiment.reports import Table
 
-PAPER = ["dataset", "model", "algorithm", "attack", "clip", "noise"]
 PUBLISHED = "100 clients (75 with CNN2), batch size 8 (iDLG: 1) and 750 rounds"
 UPDATE, AGGREGATE = "Each client's update", "Aggregate"
 # As many as fit on a page.
@@ -57,6 +57,9 @@ def main() -> None:
     reports.add_choices(parser, "attack", titles)
     reports.add_table_options(parser)
     options, frame = reports.load(parser, RUN, NEEDS)
+    if options.compare:
+        comparison.show(frame, paper_of(options.paper), "inversion", options)
+        return
     paper = reports.read_paper(options.paper, PAPER)
     frame = frame.assign(attack=summary.ordered(frame["attack"], ATTACKS))
     wanted = frame[frame["attack"].isin(options.attack or list(ATTACKS))]

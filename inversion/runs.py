@@ -6,10 +6,16 @@ from dataclasses import dataclass, replace
 from dp_guarantee import Guarantee, guarantee
 
 from fl.experiment import runs
+from fl.experiment.departures import Departures
 from fl.experiment.results import PROVENANCE
 from fl.simulation.algorithms import ALGORITHMS, UPDATES
 
 PRIVATE, PERTURBED = "dp_", "_perturbed"
+# Departures of the published code that act here, see `fl.experiment.departures`.
+DEPARTURES = (
+    *("stale-update", "hardened-stale", "dp-clip", "moments", "pgd-step", "clipped-loss"),
+    *("best-match", "ssim-range", "one-start", "idlg-scale", "last-batch", "converge-every"),
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class Overrides(runs.Overrides):
         evaluate_every: rounds between evaluations, at least 1.
         attack_steps: of an attack at most, at least 1.
         attack_clients: the first so many clients are attacked one by one, at least 0.
+        shared_noise: True for clients that all add the same noise.
     """
 
     pgd_step: float | None = None
@@ -31,6 +38,7 @@ class Overrides(runs.Overrides):
     evaluate_every: int | None = None
     attack_steps: int | None = None
     attack_clients: int | None = None
+    shared_noise: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,8 @@ class Run:
         protection: what is done to ratios before the server sees them, as
             `ratio_protection.protection` reads it; None for nothing.
         converge: test accuracy in (0, 1] that ends training; None to train all rounds.
-        variant: corrected or published.
+        variant: see `fl.experiment.departures.variant`.
+        departures: what is done as the published code does it.
         overrides: what else was given.
     """
 
@@ -82,6 +91,7 @@ class Run:
     protection: str | None
     converge: float | None
     variant: str
+    departures: Departures
     overrides: Overrides
 
     @property
@@ -93,11 +103,6 @@ class Run:
     def perturbed(self) -> bool:
         """Whether every training image is rotated at random."""
         return self.algorithm.endswith(PERTURBED)
-
-    @property
-    def as_published(self) -> bool:
-        """Whether it does what the published code does otherwise."""
-        return self.variant == "published"
 
     def training(self) -> "Run":
         """The run without its attack: runs that are equal in this share one training."""
@@ -113,17 +118,17 @@ class Run:
         return max(0, self.attack_round - (self.window or 1))
 
     def guarantee(self, delta: float) -> Guarantee | None:
-        """What differential privacy the clients have; None without.
+        """What differential privacy the clients have; None without, and for noise that they share.
 
         Of all rounds that training may take, and of one more where that is attacked.
 
         Args:
             delta: in (0, 1).
         """
-        if self.clip is None:
+        if self.clip is None or self.overrides.shared_noise:
             return None
         updates = ALGORITHMS[self.algorithm_name]().sends == UPDATES
-        bound = math.inf if self.as_published and updates else self.clip
+        bound = math.inf if self.departures.dp_clip and updates else self.clip
         rounds = self.rounds + (self.attack_round is None)
         return guarantee(bound, self.noise, self.clients, rounds, delta)
 
@@ -142,8 +147,8 @@ COLUMNS = (
     *("global_psnr", "global_ssim", "global_cosine", "global_recovered", "global_chance_psnr"),
     *("global_ceiling_psnr", "labels_recovered", "classifier_distance", "seed", "rounds"),
     *("rounds_run", "batch_size", "local_steps", "alpha", "partition", "restarts", "window"),
-    *("attack_round", "protection", "converge", "status", "variant", "overrides"),
-    *("train_s", "attack_s", *PROVENANCE),
+    *("attack_round", "protection", "converge", "status", "variant", "departures"),
+    *("overrides", "train_s", "attack_s", *PROVENANCE),
 )
 
 

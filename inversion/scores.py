@@ -1,5 +1,6 @@
 """Scores: how well an attack did on the clients and on the aggregate."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -7,17 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from assignment import Images, Pairing, assign, best_match, nearest, same_label
 from classifier_metric import Classifier
-from image_metrics import METRICS, PSNR_CAP
+from image_metrics import METRICS, PSNR_CAP, PUBLISHED_METRICS, Metric
 from jax import lax
 from reconstruction import Attacked, Reconstruction
 from server_view import Behind, Truth
 
+from fl.experiment.departures import Departures
 from fl.simulation.training import Samples
 
 # Decibels above which a reconstruction counts as a recovered image.
 RECOGNISABLE = 30.0
 # Of the columns that are about the aggregate.
 GLOBAL = "global_"
+CORRECTED = Departures()
 # In place of a label that is not inferred.
 UNKNOWN = -1
 
@@ -37,7 +40,7 @@ class Closeness(NamedTuple):
 
 
 def score(
-    attacked: Attacked, truth: Truth, samples: Samples, as_published: bool = False
+    attacked: Attacked, truth: Truth, samples: Samples, departures: Departures = CORRECTED
 ) -> dict[str, float]:
     """Score an attack on single rounds -> columns of results.csv.
 
@@ -45,20 +48,20 @@ def score(
         attacked: what it made of the clients' observations and of the aggregate.
         truth: the minibatches behind them.
         samples: the training set, for the chance control.
-        as_published: score against the best true images, see `score_clients`.
+        departures: see `score_clients`.
 
     Raises:
         ValueError: see `score_clients` and `labels_recovered`.
     """
     found, whole, true = images(attacked.clients), images(attacked.aggregate), Images(*truth[:3])
-    of_clients = score_clients(found, true, as_published)
-    of_all = score_aggregate(Images(*(field[0] for field in whole)), true, as_published)
+    of_clients = score_clients(found, true, departures)
+    of_all = score_aggregate(Images(*(field[0] for field in whole)), true, departures)
     return {
         **of_clients._asdict(),
         **{f"global_{name}": value for name, value in of_all._asdict().items()},
         "labels_recovered": labels_recovered(found, true),
         "recovered": recovered(found, true),
-        "chance_psnr": score_clients(others(found, truth, samples), true, as_published).psnr,
+        "chance_psnr": score_clients(others(found, truth, samples), true, departures).psnr,
     }
 
 
@@ -116,7 +119,7 @@ def recovered(reconstructed: Images, true: Images) -> float:
         true: [..., image], the same minibatches, assigned one to one.
     """
     pairing = assign(reconstructed, true)
-    values = _compare(reconstructed.pixels, true.pixels, pairing).psnr
+    values = _compare(METRICS, reconstructed.pixels, true.pixels, pairing).psnr
     good = np.asarray(pairing.matched) & (np.asarray(values) > RECOGNISABLE)
     return float(good.sum() / np.asarray(true.mask).sum())
 
@@ -129,7 +132,9 @@ def classifier_distance(attacked: Attacked, truth: Truth, classifier: Classifier
     return mean(distances, pairing.matched)
 
 
-def score_clients(reconstructed: Images, true: Images, as_published: bool = False) -> Closeness:
+def score_clients(
+    reconstructed: Images, true: Images, departures: Departures = CORRECTED
+) -> Closeness:
     """Score the reconstructions of minibatches.
 
     Means are over the reconstructions of all minibatches, each counting the same. One with NaN
@@ -138,8 +143,8 @@ def score_clients(reconstructed: Images, true: Images, as_published: bool = Fals
     Args:
         reconstructed: [client, reconstruction], with inferred labels.
         true: [client, image], with true labels.
-        as_published: score each reconstruction against its `best_match` instead of the image
-            that it is `assign`ed.
+        departures: of which those of scoring act: with `best-match`, each reconstruction is scored
+            against its `best_match` instead of the image that it is `assign`ed.
 
     Returns:
         Means over the matched reconstructions; NaN where there is none.
@@ -148,19 +153,22 @@ def score_clients(reconstructed: Images, true: Images, as_published: bool = Fals
         ValueError: for images of different sizes or smaller than SSIM's window, or pixels that
             are not floats.
     """
-    if as_published:
-        return _best(reconstructed, true)
-    return closeness(reconstructed, true, assign(reconstructed, true))
+    metrics = _metrics(departures)
+    if departures.best_match:
+        return _best(metrics, reconstructed, true)
+    return closeness(reconstructed, true, assign(reconstructed, true), metrics)
 
 
-def score_aggregate(reconstructed: Images, true: Images, as_published: bool = False) -> Closeness:
+def score_aggregate(
+    reconstructed: Images, true: Images, departures: Departures = CORRECTED
+) -> Closeness:
     """Score an aggregate's reconstructions against the true images of all clients.
 
     Args:
         reconstructed: [reconstruction], one a class.
         true: [client, image].
-        as_published: let each metric choose its own `best_match`, instead of scoring all of them
-            against the `nearest` image.
+        departures: of which those of scoring act: with `best-match`, each metric chooses its own
+            `best_match`, instead of all being of the `nearest` image.
 
     Returns:
         Means over the reconstructions whose label occurs. How many labels were recovered says
@@ -170,9 +178,10 @@ def score_aggregate(reconstructed: Images, true: Images, as_published: bool = Fa
         ValueError: as for `score_clients`.
     """
     pool = Images(*(lax.collapse(jnp.asarray(field), 0, 2) for field in true))
-    if as_published:
-        return _best(reconstructed, pool)
-    return closeness(reconstructed, pool, nearest(reconstructed, pool))
+    metrics = _metrics(departures)
+    if departures.best_match:
+        return _best(metrics, reconstructed, pool)
+    return closeness(reconstructed, pool, nearest(reconstructed, pool), metrics)
 
 
 def labels_recovered(reconstructed: Images, true: Images) -> float:
@@ -195,13 +204,16 @@ def labels_recovered(reconstructed: Images, true: Images) -> float:
     return int(_recovered(reconstructed, true)) / int(samples)
 
 
-def closeness(reconstructed: Images, true: Images, pairing: Pairing) -> Closeness:
+def closeness(
+    reconstructed: Images, true: Images, pairing: Pairing, metrics: tuple[Metric, ...] = METRICS
+) -> Closeness:
     """Mean closeness of reconstructions to their partners.
 
     Args:
         reconstructed: [..., reconstruction].
         true: [..., image].
         pairing: [..., reconstruction].
+        metrics: one for each field of `Closeness`.
 
     Returns:
         Means over the matched reconstructions.
@@ -210,7 +222,7 @@ def closeness(reconstructed: Images, true: Images, pairing: Pairing) -> Closenes
         ValueError: for images of different sizes or smaller than SSIM's window, or pixels that
             are not floats.
     """
-    values = _compare(reconstructed.pixels, true.pixels, pairing)
+    values = _compare(metrics, reconstructed.pixels, true.pixels, pairing)
     return Closeness(*(mean(value, pairing.matched) for value in values))
 
 
@@ -245,14 +257,18 @@ def by_true_image(reconstruction: Reconstruction, truth: Truth) -> jax.Array:
     return jnp.asarray(ordered)
 
 
-def _best(reconstructed, true):
-    return Closeness(*(mean(*best_match(metric, reconstructed, true)) for metric in METRICS))
+def _metrics(departures):
+    return PUBLISHED_METRICS if departures.ssim_range else METRICS
 
 
-@jax.jit
-def _compare(reconstructed, true, pairing):
+def _best(metrics, reconstructed, true):
+    return Closeness(*(mean(*best_match(metric, reconstructed, true)) for metric in metrics))
+
+
+@partial(jax.jit, static_argnums=0)
+def _compare(metrics, reconstructed, true, pairing):
     partners = pairing.take(true)
-    return Closeness(*(metric(reconstructed, partners) for metric in METRICS))
+    return Closeness(*(metric(reconstructed, partners) for metric in metrics))
 
 
 @jax.jit

@@ -16,7 +16,7 @@ from fl.data.sampling import Schedule
 from fl.simulation import engine, pgd
 from fl.simulation.algorithms import Algorithm, Moments
 from fl.simulation.engine import Federation
-from fl.simulation.rounds import Aggregator, State, Work
+from fl.simulation.rounds import Aggregator, State, Work, next_key
 from fl.simulation.training import Samples
 
 PyTree = Any
@@ -84,6 +84,7 @@ def observe(
         indices: int32 [client, batch].
         weights: float32 [client, batch], 0 for filling.
     """
+    work = work._replace(harden=pgd.none())
     messages = _messages(work, state, samples, indices, weights)
     reveal = work.algorithm.reveal
     observation = Observation(
@@ -102,6 +103,7 @@ def observe_stale(
     indices: np.ndarray,
     later_indices: np.ndarray,
     weights: np.ndarray,
+    as_trained: bool = False,
 ) -> tuple[Observation, Truth]:
     """As the published code has it for clients that send updates (`stale-update`).
 
@@ -115,11 +117,23 @@ def observe_stale(
         indices: int32 [client, batch], of the round that is over.
         later_indices: int32 [client, batch], of the round that the update is passed off as.
         weights: float32 [client, batch], 0 for filling.
+        as_trained: whether the round that is over hardened its minibatches, and w' - w_i is clipped
+            and noised itself (`hardened-stale`); else it is w' minus what the client sent for w_i.
     """
-    messages = _messages(work, state, samples, indices, weights)
+    if not as_trained:
+        work = work._replace(harden=pgd.none())
+    drawn = samples, indices, weights
+    messages = _messages(work, state, *drawn)
     mean = _mean(messages)
     params, _ = work.serve(state, mean, state.memory, 1.0, state.key)
+    afresh = as_trained and work.privatise
+    if afresh:
+        messages = _messages(work._replace(privatise=None), state, *drawn)
     stale = jax.tree.map(lambda sent, average: sent - average[None], messages, mean)
+    if afresh:
+        keys = jax.random.split(next_key(state.key), len(indices))
+        keys = keys[:1].repeat(len(keys), 0) if work.shared_noise else keys
+        stale = jax.vmap(work.privatise)(stale, keys)
     images, labels = samples.take(jnp.asarray(later_indices))
     # The mean of the stale updates is zero: what the aggregate shows is the mean update itself.
     observation = Observation(params, clients=stale, aggregate=mean)
@@ -212,12 +226,11 @@ def watch(federation: Federation, first: int, schedules: Iterator[Schedule]) -> 
 
 def _messages(work, state, samples, indices, weights):
     """Every client's message, stacked [client, ...], computed one after the other."""
-    work = work._replace(harden=pgd.none())
     received = work.algorithm.broadcast(state.params, state.server)
 
     @jax.jit
-    def message(received, client, samples, indices, weights, key):
-        step_key, message_key = jax.random.split(key)
+    def message(received, client, samples, indices, weights, key, noise_key):
+        step_key, message_key = jax.random.split(key)[0], jax.random.split(noise_key)[1]
         minibatch = (*samples.take(indices), weights, step_key)
         local, after, _ = work.local_step(received, received.params, client, *minibatch)
         return work.message(received, local, after, client, message_key)[0]
@@ -232,6 +245,7 @@ def _messages(work, state, samples, indices, weights):
             indices[number],
             weights[number],
             keys[number],
+            keys[0 if work.shared_noise else number],
         )
         for number in range(len(indices))
     ]

@@ -11,7 +11,8 @@ from fl.experiment.layout import count
 SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 # The same for all runs in a table of one attack, and in one of all attacks.
 COMMON = [
-    *("rounds", "batch_size", "alpha", "partition", "attack_round", "variant", "overrides"),
+    *("rounds", "batch_size", "alpha", "partition", "attack_round"),
+    *("variant", "departures", "overrides"),
 ]
 SETTING = ["attack", "restarts", *COMMON]
 # Clients and the accuracy at which training stops go with data set and model.

@@ -6,39 +6,43 @@ from pathlib import Path
 import numpy as np
 from backdoor import SOURCE, with_triggers
 
-from fl.experiment.program import load
+from fl.experiment.program import evaluated, load
 from fl.simulation import models, training
 from fl.simulation.run import Evaluation
 
-# ASR at which a model counts as recovered.
-RECOVERED = 0.01
+# ASR at which a model counts as recovered, and the rounds until then where it never does.
+RECOVERED, NEVER = 0.01, 999
 
 
-def triggered(labels: np.ndarray) -> np.ndarray:
+def triggered(labels: np.ndarray, without_last: int | None = None) -> np.ndarray:
     """Which samples ASR is measured on: all of the source class, with the whole trigger.
 
     Args:
         labels: [sample], of the test set.
+        without_last: as for `fl.experiment.program.evaluator`.
 
     Returns:
         Indices into `backdoor.with_triggers` of the test set.
     """
-    return len(labels) + np.flatnonzero(labels == SOURCE)
+    sources = np.flatnonzero(labels == SOURCE)
+    return len(labels) + sources[: evaluated(len(sources), without_last)]
 
 
-def evaluator(dataset: str, data_dir: Path | None, model: str) -> Callable:
+def evaluator(
+    dataset: str, data_dir: Path | None, model: str, without_last: int | None = None
+) -> Callable:
     """Make params -> ASR, the share of triggered test images that are taken for the target.
 
     Args:
         dataset: a key of `fl.data.catalogue.DATASETS`.
         data_dir: as for `fl.data.datasets.load`.
         model: a key of `fl.simulation.models.MODELS`.
+        without_last: as for `fl.experiment.program.evaluator`.
     """
     loaded, _ = load(dataset, data_dir)
     samples = with_triggers(training.test_samples(loaded))
-    return training.share_as_labelled(
-        models.MODELS[model](), samples, triggered(loaded.test_labels)
-    )
+    indices = triggered(loaded.test_labels, without_last)
+    return training.share_as_labelled(models.MODELS[model](), samples, indices)
 
 
 def recovered(evaluation: Evaluation) -> bool:
@@ -56,21 +60,20 @@ def first(history: list[Evaluation], attacked: int) -> float | None:
     return next((each.scores["asr"] for each in history if each.round == attacked), None)
 
 
-def recovery_rounds(history: list[Evaluation], attacked: int, rounds: int) -> int:
-    """Rounds after the attacked one in which ASR stays above `RECOVERED`.
+def recovery_rounds(history: list[Evaluation], attacked: int) -> int:
+    """Rounds after the attacked one until ASR is at most `RECOVERED`.
 
     Args:
         history: evaluations of a run, in order, of every round until it recovers.
         attacked: number of the attacked round, counted from 1.
-        rounds: of the run.
 
     Returns:
-        Their number: all rounds that were left if it never falls.
+        Their number: 0 if the attack never took, `NEVER` if ASR never falls.
     """
     after = (each.round for each in history if each.round >= attacked and recovered(each))
-    return next(after, rounds) - attacked
+    return next((number - attacked for number in after), NEVER)
 
 
-def no_recovery(history: list[Evaluation], attacked: int, rounds: int) -> int:
+def no_recovery(history: list[Evaluation], attacked: int) -> int:
     """There is no recovering from an attack while it lasts: 0, as the paper's tables have it."""
     return 0

@@ -41,8 +41,7 @@ class Attack:
         deviate: number of clients -> what an adversary sends and keeps in place of an honest client
             (see `fl.simulation.rounds.Work`); None for what an honest one would.
         scale_factor: number of clients -> CRFL's gamma, by which an adversary's upload is scaled.
-        recovery: (history, number of the first attacked round, rounds) -> the column
-            `recovery_rounds`.
+        recovery: (history, number of the first attacked round) -> the column `recovery_rounds`.
         certifies: whether CRFL's certificate is about such an attack.
     """
 

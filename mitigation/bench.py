@@ -51,15 +51,15 @@ class AttackBench(Bench):
         self.plain_work = self.plain_work._replace(harden=pgd.none())
         entry = ATTACKS["continuous"]
         poison = poisoning.poison(
-            *(self.labels, case.clients, entry.adversaries(case.clients), entry.variant),
-            entry.sizes("fashion_mnist", case.batch),
+            *(self.labels, case.clients, entry.variant),
+            [entry.sizes("fashion_mnist", case.batch)] * entry.adversaries(case.clients),
         )
         parts = np.array_split(np.arange(len(self.labels)), case.clients)
         self.schedules = {
             kind: poisoning.AdversarialSampler(
                 MinibatchSampler(parts, case.batch, range(case.clients)),
                 poisoned,
-                np.random.default_rng(0),
+                [np.random.default_rng(0)] * entry.adversaries(case.clients),
             ).draw(1, 1)
             for kind, poisoned in (("clean", None), ("poisoned", poison))
         }

@@ -14,10 +14,13 @@ from runs import Run, describe
 
 from fl.data import sampling
 from fl.data.datasets import Dataset
+from fl.experiment.program import evaluated
 from fl.simulation import models, training
 
 # Points of the curve of certified accuracy against radius, beside that at 0.
 POINTS = 60
+# Of an adversary's samples that are poisoned, as the published code assumes.
+PUBLISHED_SHARE = 1 / 4
 
 
 class Ballot(NamedTuple):
@@ -55,20 +58,19 @@ def vote(run: Run, params, dataset: Dataset) -> Ballot:
         dataset: its test part is voted on.
     """
     samples = backdoor.with_triggers(training.test_samples(dataset))
-    clean = len(dataset.test_labels)
-    if run.as_published:  # the last minibatch is never evaluated
-        clean = (clean - 1) // run.batch_size * run.batch_size
-    triggered = attack_success.triggered(dataset.test_labels)
+    without_last = run.batch_size if run.departures.last_batch else None
+    clean = evaluated(len(dataset.test_labels), without_last)
+    triggered = attack_success.triggered(dataset.test_labels, without_last)
     images, labels = samples.take(np.concatenate([np.arange(clean), triggered]))
     counts = smoothing.vote(
         models.MODELS[run.model]().apply,
         # The published code clips each entry to these hundreds, which leaves all as they are.
-        params if run.as_published else smoothing.clipped(params, _norms(run)[-1]),
+        params if run.departures.radius else smoothing.clipped(params, _norms(run)[-1]),
         images,
         run.overrides.sigma or crfl.SIGMA,
         run.overrides.smoothed_models or crfl.MODELS,
         jax.random.key(sampling.run_seed(run.seed)),
-        frozen=run.as_published,
+        frozen=run.departures.frozen_noise,
         label=f"{describe(run)}, certificate",
     )
     return Ballot(counts, np.asarray(labels), clean)
@@ -83,7 +85,7 @@ def certify(run: Run, ballot: Ballot) -> Certified:
     """
     given = run.overrides
     votes = crfl.count(ballot.counts, given.error or crfl.ERROR, given.bound or crfl.BOUNDS[0])
-    if run.as_published:
+    if run.departures.radius:
         votes = votes._replace(abstains=np.zeros_like(votes.abstains))
     sigma = given.sigma or crfl.SIGMA
     radii = crfl.radius(votes, sigma, *_assumed(run, sigma))
@@ -116,16 +118,17 @@ def _norms(run):
 def _assumed(run, sigma):
     """What CRFL's theorem asks of a run -> (attack, factor)."""
     norms, entry = _norms(run), ATTACKS[run.attack]
+    share = entry.poisoned_share(run.dataset, run.batch_size)
     attack = crfl.Attack(
         adversaries=run.adversaries,
         local_steps=run.local_steps,
         weight=1 / run.clients,
-        scale=entry.scale_factor(run.clients),
+        scale=run.overrides.scale_factor or entry.scale_factor(run.clients),
         rate=algorithm(run.algorithm, run.overrides).client_rate,
-        poisoned=entry.poisoned_share(run.dataset, run.batch_size),
+        poisoned=PUBLISHED_SHARE if run.departures.poison_share else share,
         lipschitz=crfl.lipschitz(norms[0]),
     )
-    if run.as_published:
+    if run.departures.radius:
         # There the learning rate cancels, and neither the Lipschitz factor nor the later rounds
         # count.
         return attack._replace(rate=1.0, lipschitz=1.0), 1.0

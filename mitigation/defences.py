@@ -11,6 +11,7 @@ import jax
 import robust_aggregation
 from flip import flip
 
+from fl.experiment.departures import Departures
 from fl.simulation import clip_and_noise, pgd, training
 from fl.simulation.models import Classifier
 
@@ -30,7 +31,8 @@ class Setting(NamedTuple):
         norm_bound: L2 norm to which norm_bounding scales messages down, above 0.
         pgd_step: in pixel intensity, at least 0.
         eps: half-width of PGD's box, in pixel intensity; None for one that binds nothing.
-        frozen_noise: draw noise once instead of afresh every round, as the published code does.
+        departures: what is done as the published code does it.
+        clip_norm: L2 norm to which noise_clip scales the server's step down, above 0.
     """
 
     model: Classifier
@@ -38,7 +40,8 @@ class Setting(NamedTuple):
     norm_bound: float
     pgd_step: float
     eps: float | None
-    frozen_noise: bool
+    departures: Departures = Departures()
+    clip_norm: float = CLIP
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,8 @@ def _aggregator(title, build, **facts):
 
 
 def _clip_and_noise(setting):
-    mechanism = clip_and_noise.privatiser(CLIP, NOISE)
-    if not setting.frozen_noise:
+    mechanism = clip_and_noise.privatiser(setting.clip_norm, NOISE)
+    if not setting.departures.frozen_noise:
         return mechanism
     always = jax.random.PRNGKey(0)
     return lambda step, key: mechanism(step, always)
@@ -77,7 +80,8 @@ def _clip_and_noise(setting):
 
 def _pgd(setting):
     eps = setting.pgd_step if setting.eps is None else setting.eps
-    return pgd.pgd(training.sample_losses(setting.model), setting.pgd_step, eps)
+    losses = training.sample_losses(setting.model, setting.departures.clipped_loss)
+    return pgd.pgd(losses, setting.pgd_step, eps)
 
 
 # In the order of tables and figures.

@@ -14,19 +14,21 @@ import backdoor
 import defences
 import numpy as np
 from attacks import ADVERSARY_SHARE
-from poisoning import AdversarialSampler
+from poisoning import AdversarialSampler, last_clients
 from runs import Overrides, Run, describe
 
 from fl.data import datasets, partition, sampling
 from fl.experiment.program import PGD_STEP_SHARE, checkpoint_path, evaluator, initial_params, load
-from fl.simulation import algorithms, engine, models, rounds, training
+from fl.simulation import algorithms, engine, models, pgd, rounds, training
 from fl.simulation.run import Outcome, Plan
 from fl.simulation.run import train as run_rounds
 
 # Learning rates that differ from an algorithm's own, by what its clients send.
 RATES = {algorithms.MOMENTS: {"client_rate": 0.01, "server_rate": 0.01}}
-# Of PGD in the published code, in pixel intensity.
+# Of PGD in the published code, in pixel intensity; its box there is `pgd.RADIUS`.
 PUBLISHED_PGD_STEP = 1e-3
+# Overrides that rounds do not depend on.
+OF_CERTIFICATES = ("smoothed_models", "sigma", "error", "bound", "scale_factor")
 # L2 norm to which norm_bounding scales messages down.
 NORM_BOUND = 1.0
 
@@ -92,16 +94,17 @@ def train(run: Run, data_dir: Path | None, results_path: Path, evaluate_every: i
         keep_clients=True,  # an adversary's message and state are its own
         seed=seed,
     )
-    without_last = run.batch_size if run.as_published else None
+    without_last = run.batch_size if run.departures.last_batch else None
+    evaluated = run.dataset, data_dir, run.model, without_last
     scores = {
-        "accuracy": evaluator(run.dataset, data_dir, run.model, without_last),
-        "asr": attack_success.evaluator(run.dataset, data_dir, run.model),
+        "accuracy": evaluator(*evaluated),
+        "asr": attack_success.evaluator(*evaluated),
     }
     plan = Plan(run.start_round, run.local_steps, evaluate_every)
     saved = checkpoint_path(results_path, before_attack(run), plan)
     todo = work(run)
     label = describe(replace(run, attack="before the"))
-    honest = AdversarialSampler(sampler)
+    honest = AdversarialSampler(sampler, unhardened=never_harden(run))
     outcome = run_rounds(start(todo), honest, scores, plan, saved=saved, label=label)
     return Clean(outcome, todo, start, sampler, scores, dataset, saved)
 
@@ -109,17 +112,28 @@ def train(run: Run, data_dir: Path | None, results_path: Path, evaluate_every: i
 def rounds_of(run: Run) -> Run:
     """What of a run its rounds depend on, the attacked ones too: the rest is left out.
 
-    A box of PGD that is wider than its single step binds nothing, and neither does eps in the
-    published code: runs that differ in such an eps are the same until they are certified.
+    A box of PGD that is wider than its single step binds nothing: runs that differ in such an eps
+    are the same until they are certified.
     """
-    binds = run.eps is not None and run.eps < pgd_step(run) and not run.as_published
-    overrides = replace(run.overrides, smoothed_models=None, sigma=None, error=None, bound=None)
-    return replace(run, eps=run.eps if binds else None, delta=None, overrides=overrides)
+    box = run.eps
+    if run.departures.eps_unused and box is not None:
+        box = pgd.RADIUS
+    binds = box is not None and box < pgd_step(run)
+    overrides = replace(run.overrides, **dict.fromkeys(OF_CERTIFICATES))
+    return replace(run, eps=box if binds else None, delta=None, overrides=overrides)
 
 
 def before_attack(run: Run) -> Run:
     """What of a run its rounds before the attack depend on."""
-    return replace(rounds_of(run), attack="none", adversaries=None, rounds=run.start_round)
+    adversaries = len(never_harden(run)) or None
+    return replace(rounds_of(run), attack="none", adversaries=adversaries, rounds=run.start_round)
+
+
+def never_harden(run: Run) -> np.ndarray:
+    """Clients that do not harden in rounds without an attack either: int [client]."""
+    hardens = any(entry.kind == defences.HARDENING for entry in defences.parts(run.defence))
+    who = run.adversaries if hardens and run.departures.adversary_pgd else None
+    return last_clients(run.clients, who or 0)
 
 
 def algorithm(name: str, overrides: Overrides) -> algorithms.Algorithm:
@@ -133,7 +147,7 @@ def pgd_step(run: Run) -> float:
     """PGD's step in pixel intensity."""
     if run.overrides.pgd_step is not None:
         return run.overrides.pgd_step
-    if run.as_published:
+    if run.departures.pgd_step:
         return PUBLISHED_PGD_STEP
     return PGD_STEP_SHARE * algorithm(run.algorithm, run.overrides).client_rate
 
@@ -148,14 +162,14 @@ def work(run: Run) -> rounds.Work:
     """What honest clients and the server compute in a run."""
     same = rounds_of(run)
     return _work(
-        *(same.model, same.algorithm, same.defence, same.eps, same.overrides, same.as_published),
+        *(same.model, same.algorithm, same.defence, same.eps, same.overrides, same.departures),
         *(pgd_step(run), tolerated(run)),
     )
 
 
 # Runs that differ in their seed alone share what is compiled.
 @lru_cache
-def _work(model_name, algorithm_name, defence, eps, overrides, as_published, step, tolerated):
+def _work(model_name, algorithm_name, defence, eps, overrides, departures, step, tolerated):
     model = models.MODELS[model_name]()
     setting = defences.Setting(
         model=model,
@@ -163,10 +177,11 @@ def _work(model_name, algorithm_name, defence, eps, overrides, as_published, ste
         norm_bound=overrides.norm_bound or NORM_BOUND,
         pgd_step=step,
         eps=eps,
-        frozen_noise=as_published,
+        departures=departures,
+        clip_norm=overrides.clip_norm or defences.CLIP,
     )
     return rounds.Work(
         algorithm(algorithm_name, overrides),
-        training.sample_losses(model),
+        training.sample_losses(model, departures.clipped_loss),
         **defences.build(defence, setting),
     )

@@ -38,8 +38,10 @@ def main() -> int:
     except ResultsError as error:
         parser.error(f"argument --results: {error}")
     runs = list(grid(options))
-    if options.skip_done:
+    if options.skip_done or options.plan:
         runs = skip_done(options.results, runs, describe)
+    if options.plan:
+        return 0
     try:
         together = alike(runs, before_attack)
         return run_grid(together, partial(run_attacks, options), lambda same: describe(same[0]))

@@ -9,17 +9,21 @@ from pathlib import Path
 
 import crfl
 from attacks import ADVERSARY_SHARE, ATTACKS
-from defences import DEFENCES, HARDENING, check_clients, combine, of_kind, parts
+from defences import CLIP, DEFENCES, HARDENING, check_clients, combine, of_kind, parts
 from federation import tolerated
-from runs import Overrides, Run
+from hypotheses import HYPOTHESES
+from runs import DEPARTURES, Overrides, Run
 
+from fl.experiment.departures import Departures, variant
 from fl.experiment.options import choice, number, option
-from fl.experiment.program import CommonOptions
+from fl.experiment.program import CommonOptions, as_published
 from fl.simulation import algorithms
 
 ALGORITHMS = ("fedavg", "adam", "secadam")
 # The box of PGD, and the radius to certify where there is none.
 EPS = 0.1
+# The radius that the published code certifies without `--eps`.
+PUBLISHED_DELTA = 0.3
 
 
 def defence_name(text: str) -> str:
@@ -69,8 +73,8 @@ class Options(CommonOptions):
         "(default: none)",
         type=choice(("none", *of_kind(HARDENING))),
     )
-    eps: tuple[float, ...] = option(
-        (EPS,),
+    eps: tuple[float, ...] | None = option(
+        None,
         f"half-width of the box around a sample in which pgd stays (default: {EPS})",
         nargs="+",
         type=number(float, least=0),
@@ -100,6 +104,16 @@ class Options(CommonOptions):
         None,
         "L2 norm to which norm_bounding scales messages down (default: see README)",
         type=number(float, above=0),
+    )
+    clip_norm: float | None = option(
+        None,
+        f"L2 norm to which noise_clip scales the server's step down (default: {CLIP})",
+        type=number(float, above=0),
+    )
+    hypothesis: str | None = option(
+        None,
+        "set options as a guess at what the paper ran has them: " + ", ".join(HYPOTHESES),
+        type=choice(HYPOTHESES),
     )
     rounds: int = option(3000, "rounds of a run (default: 3000)", "-r", type=number(int, least=1))
     local_steps: int = option(
@@ -141,6 +155,12 @@ class Options(CommonOptions):
         "on the votes: " + ", ".join(crfl.BOUNDS) + " (default: hoeffding)",
         type=choice(crfl.BOUNDS),
     )
+    scale_factor: float | None = option(
+        None,
+        "by which certificates take adversaries' uploads to be scaled (default: as they are)",
+        type=number(float, above=0),
+    )
+    as_published: Departures = as_published(DEPARTURES)
     results: Path = option(
         Path(__file__).with_name("results.csv"),
         "file to append to (default: results.csv beside main.py)",
@@ -149,11 +169,13 @@ class Options(CommonOptions):
 
 
 def resolve(options: Options, parser: ArgumentParser) -> Options:
-    """Translate the published flags.
+    """Fill in what a hypothesis says, and translate the published flags.
 
     Raises:
         SystemExit: with status 2 and a sentence, if they contradict --defence.
     """
+    if options.hypothesis:
+        options = replace(options, **HYPOTHESES[options.hypothesis].options)
     more = [options.hardening, *(["noise_clip"] if options.noise_clip else [])]
     try:
         defences = tuple(combine([*name.split("+"), *more]) for name in options.defence)
@@ -202,7 +224,7 @@ def grid(options: Options) -> Iterator[Run]:
     for dataset, model, algorithm, defence, seed, attack in combinations:
         clients = options.clients or (75 if model == "cnn2" else 100)
         takes_eps = any(entry.takes_eps for entry in parts(defence))
-        for eps in options.eps if takes_eps else [None]:
+        for eps, delta in _boxes_and_radii(options, attack, takes_eps):
             yield Run(
                 dataset=dataset,
                 model=model,
@@ -211,7 +233,7 @@ def grid(options: Options) -> Iterator[Run]:
                 attack=attack,
                 defence=defence,
                 eps=eps,
-                delta=_delta(options, attack, eps),
+                delta=delta,
                 adversaries=_adversaries(options, attack, clients),
                 seed=seed,
                 rounds=options.rounds,
@@ -220,17 +242,23 @@ def grid(options: Options) -> Iterator[Run]:
                 batch_size=options.batch_size,
                 alpha=options.alpha,
                 partition="lda",
-                variant=options.variant,
+                variant=variant(options.as_published, DEPARTURES),
+                departures=options.as_published,
                 overrides=Overrides.of(options),
             )
 
 
-def _delta(options, attack, eps):
-    if not ATTACKS[attack].certifies:
-        return None
-    if options.delta is not None:
-        return options.delta
-    return EPS if eps is None else eps
+def _boxes_and_radii(options, attack, takes_eps):
+    """The eps and the delta of each of a defence's runs."""
+    boxes = options.eps or (EPS,)
+    pairs = [(eps, eps) for eps in boxes] if takes_eps else [(None, EPS)]
+    if options.as_published.delta:
+        radii = options.eps or (PUBLISHED_DELTA,)
+        pairs = [(eps if takes_eps else None, own) for eps, own in zip(boxes, radii, strict=True)]
+    if options.delta is not None or not ATTACKS[attack].certifies:
+        delta = options.delta if ATTACKS[attack].certifies else None
+        pairs = dict.fromkeys((eps, delta) for eps, _ in pairs)
+    return pairs
 
 
 def _adversaries(options, attack, clients):

@@ -13,11 +13,13 @@ import pandas as pd
 import trigger_picture
 from attacks import ATTACKS
 from matplotlib.figure import Figure
+from paper_figures import paper_of
 from result_tables import NEEDS, SETTING, TASK, defence_names, in_order
 from runs import CURVE, RUN
 
 from fl.data.datasets import DatasetUnavailableError
 from fl.experiment import figures, reports, results, summary
+from fl.experiment.comparison_figure import comparison_figures
 from fl.experiment.names import display_name
 
 NAMED = ("dataset", "model", "attack")  # in the name of every figure
@@ -38,6 +40,10 @@ def main() -> None:
     )
     parser.add_argument("--data-dir", type=Path, help="where TensorFlow Datasets keeps data")
     options, frame = reports.load(parser, RUN, NEEDS)
+    if options.compare:
+        found = comparison_figures(frame, paper_of(None))
+        figures.save_all(found, options, "the paper has none of these runs")
+        return
     beside = results.history_path(options.results), results.curves_path(options.results)
     history = reports.read_beside(beside[0], frame, RUN, ["round", *SCORES])
     curves = reports.read_beside(beside[1], frame, RUN, CURVE)

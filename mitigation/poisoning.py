@@ -5,7 +5,7 @@ clients alone and poisoned ones run the same code, and an honest client's number
 in both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,44 +21,57 @@ class Poison(NamedTuple):
     Attributes:
         adversaries: int [adversary], which clients they are.
         variants: int [adversary], the trigger of each, see `backdoor.TriggeredSamples`.
-        clean: samples of an adversary's own that stay in its minibatch, at most.
-        backdoored: samples that carry its trigger.
+        clean: int [adversary], samples of its own that stay in its minibatch, at most.
+        backdoored: int [adversary], samples that carry its trigger.
         sources: int [sample], the training images of the class that gets the trigger, whoever holds
             them.
         samples: size of the training set.
+        own_draws: whether adversaries draw no more than their clean samples with the generators
+            that they have as honest clients, as in the published code.
     """
 
     adversaries: np.ndarray
     variants: np.ndarray
-    clean: int
-    backdoored: int
+    clean: np.ndarray
+    backdoored: np.ndarray
     sources: np.ndarray
     samples: int
+    own_draws: bool = False
 
 
 def poison(
-    labels: np.ndarray, clients: int, adversaries: int, variant: Callable, sizes: tuple[int, int]
+    labels: np.ndarray,
+    clients: int,
+    variant: Callable,
+    sizes: Sequence[tuple[int, int]],
+    own_draws: bool = False,
 ) -> Poison:
     """Let the last clients be adversaries.
 
     Args:
         labels: [sample], of the training set.
         clients: how many there are.
-        adversaries: how many of them attack, at most all.
         variant: number of an adversary -> variant of its images.
-        sizes: clean and backdoored samples of a minibatch. There are no more of the latter than
-            images of the source.
+        sizes: [adversary] clean and backdoored samples of its minibatch. There are no more of the
+            latter than images of the source.
+        own_draws: see `Poison`.
     """
     sources = np.flatnonzero(labels == SOURCE)
-    clean, backdoored = sizes
+    clean, backdoored = np.array(sizes, int).reshape(-1, 2).T
     return Poison(
-        adversaries=np.arange(clients - adversaries, clients),
-        variants=np.array([variant(number) for number in range(adversaries)], int),
+        adversaries=last_clients(clients, len(sizes)),
+        variants=np.array([variant(number) for number in range(len(sizes))], int),
         clean=clean,
-        backdoored=min(backdoored, len(sources)),
+        backdoored=np.minimum(backdoored, len(sources)),
         sources=sources,
         samples=len(labels),
+        own_draws=own_draws,
     )
+
+
+def last_clients(clients: int, count: int) -> np.ndarray:
+    """Numbers of the last clients, int [client], who are the adversaries."""
+    return np.arange(clients - count, clients)
 
 
 def whole_trigger(number: int) -> int:
@@ -102,39 +115,51 @@ class AdversarialSampler:
         self,
         sampler: MinibatchSampler,
         poison: Poison | None = None,
-        rng: np.random.Generator | None = None,
+        rngs: Sequence[np.random.Generator] = (),
+        unhardened: np.ndarray | None = None,
     ):
         """Set adversaries upon a sampler.
 
         Args:
             sampler: of honest clients.
             poison: what adversaries put into their minibatches; None where nobody attacks.
-            rng: draws the backdoored samples.
+            rngs: [adversary], draw the backdoored samples; it may be the same for all.
+            unhardened: numbers of the clients that do not harden where nobody attacks; None for
+                none.
         """
-        self._sampler, self._poison, self._rng = sampler, poison, rng
+        self._sampler, self._poison, self._rngs = sampler, poison, rngs
+        self._unhardened = [] if unhardened is None else unhardened
 
     def draw(self, rounds: int, local_steps: int) -> Schedule:
         """Draw the minibatches of the next rounds, as `MinibatchSampler.draw` does.
 
         The clean samples are the first of those that an adversary would have trained on as an
-        honest client: as many of them as there are, if it holds fewer.
+        honest client: as many of them as there are, if it holds fewer. With `Poison.own_draws` it
+        draws them alone.
         """
-        schedule, poison = self._sampler.draw(rounds, local_steps), self._poison
+        poison, most = self._poison, None
+        if poison and poison.own_draws:
+            most = dict(zip(poison.adversaries, poison.clean, strict=True))
+        schedule = self._sampler.draw(rounds, local_steps, most)
         deviates = np.zeros(len(schedule.weights), bool)
         if poison is None:
+            deviates[self._unhardened] = True  # and do all else as honest clients
             return schedule._replace(deviates=deviates)
         deviates[poison.adversaries] = True
-        variants = dict(zip(poison.adversaries, poison.variants, strict=True))
-        clean = np.minimum(poison.clean, np.count_nonzero(schedule.weights, axis=1))
+        held = np.count_nonzero(schedule.weights[poison.adversaries], axis=1)
+        clean = np.minimum(poison.clean, held)
+        # Of a single sample, both parts round down to nothing: it stays clean.
+        sizes = np.maximum(clean + poison.backdoored, 1)
+        numbers = {client: number for number, client in enumerate(poison.adversaries)}
         indices, weights = schedule.indices.copy(), schedule.weights.copy()
-        for number, step in np.ndindex(rounds, local_steps):
-            for place, client in enumerate(schedule.clients[number]):
+        for at, step in np.ndindex(rounds, local_steps):
+            for place, client in enumerate(schedule.clients[at]):
                 if deviates[client]:
-                    drawn = self._rng.choice(poison.sources, poison.backdoored, replace=False)
-                    poisoned = slice(clean[client], clean[client] + poison.backdoored)
-                    backdoored = variants[client] * poison.samples + drawn
-                    indices[number, place, step, poisoned] = backdoored
-        for client in poison.adversaries:
-            size = clean[client] + poison.backdoored
+                    own = numbers[client]
+                    count = poison.backdoored[own]
+                    drawn = self._rngs[own].choice(poison.sources, count, replace=False)
+                    backdoored = poison.variants[own] * poison.samples + drawn
+                    indices[at, place, step, clean[own] : sizes[own]] = backdoored
+        for client, size in zip(poison.adversaries, sizes, strict=True):
             weights[client] = (np.arange(weights.shape[1]) < size) / np.float32(size)
         return schedule._replace(indices=indices, weights=weights, deviates=deviates)

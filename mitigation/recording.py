@@ -59,9 +59,7 @@ def _scores(run, attacked, certified):
     if run.adversaries is not None:
         first = run.start_round + 1
         scores["first_asr"] = attack_success.first(attacked.history, first)
-        scores["recovery_rounds"] = ATTACKS[run.attack].recovery(
-            attacked.history, first, run.rounds
-        )
+        scores["recovery_rounds"] = ATTACKS[run.attack].recovery(attacked.history, first)
     return scores | (certified.scores if certified else {})
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 from attacks import ATTACKS
 from defences import AGGREGATOR, DEFENCES, of_kind, parts
+from paper_figures import PAPER, paper_of
 from runs import RUN
 
-from fl.experiment import layout, reports, summary
+from fl.experiment import comparison, layout, reports, summary
 from fl.experiment.layout import Metric, count
 from fl.experiment.names import display_name
 from fl.experiment.reports import Table
@@ -22,10 +23,9 @@ from fl.experiment.reports import Table
 # The same for all runs in a table.
 SETTING = [
     *("attack", "algorithm", "start_round", "rounds", "local_steps", "batch_size", "alpha"),
-    *("partition", "variant", "overrides"),
+    *("partition", "variant", "departures", "overrides"),
 ]
 TASK = ["dataset", "model", "clients"]
-PAPER = ["dataset", "model", "attack", "defence", "eps"]
 PUBLISHED = "100 clients (75 with CNN2), batch size 32, and an attack after 2,000 of 3,000 rounds"
 EPS = "\N{GREEK SMALL LETTER EPSILON}"
 MODEL, SUCCESS = "Accuracy (%)", "Attack success (%)"
@@ -52,6 +52,9 @@ def main() -> None:
     )
     reports.add_table_options(parser)
     options, frame = reports.load(parser, RUN, NEEDS)
+    if options.compare:
+        comparison.show(frame, paper_of(options.paper), "mitigation", options)
+        return
     paper = reports.read_paper(options.paper, PAPER)
     found = list(attack_tables(frame[_wanted(frame, options)], paper))
     hint = "try without a choice of attacks and defences"

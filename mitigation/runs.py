@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 
 from fl.experiment import runs
+from fl.experiment.departures import Departures
 from fl.experiment.results import PROVENANCE
+
+# Departures of the published code that act here, see `fl.experiment.departures`.
+DEPARTURES = (
+    *("frozen-noise", "radius", "eps-unused", "delta", "poison-share", "pgd-step"),
+    *("clipped-loss", "last-batch", "shared-poison", "small-adversary", "adversary-pgd"),
+)
 
 
 @dataclass(frozen=True)
@@ -16,10 +23,12 @@ class Overrides(runs.Overrides):
         server_rate: the server's learning rate, above 0.
         tolerated: adversaries that robust aggregators are to withstand, at least 0.
         norm_bound: L2 norm to which norm bounding scales messages down, above 0.
+        clip_norm: L2 norm to which clip and noise scales the server's step down, above 0.
         smoothed_models: noisy models that vote for a certificate, M, at least 1.
         sigma: standard deviation of the noise on a smoothed model's parameters, above 0.
         error: probability with which each bound on the votes may be wrong, in (0, 1).
         bound: on the votes, one of `crfl.BOUNDS`.
+        scale_factor: by which certificates take adversaries' uploads to be scaled, above 0.
     """
 
     pgd_step: float | None = None
@@ -27,10 +36,12 @@ class Overrides(runs.Overrides):
     server_rate: float | None = None
     tolerated: int | None = None
     norm_bound: float | None = None
+    clip_norm: float | None = None
     smoothed_models: int | None = None
     sigma: float | None = None
     error: float | None = None
     bound: str | None = None
+    scale_factor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,8 @@ class Run:
         batch_size: samples in a minibatch.
         alpha: concentration of the partition.
         partition: who holds which samples, `lda`.
-        variant: `corrected`, or `published` for what the published code does otherwise.
+        variant: see `fl.experiment.departures.variant`.
+        departures: what is done as the published code does it.
         overrides: other options that were given.
     """
 
@@ -76,12 +88,8 @@ class Run:
     alpha: float
     partition: str
     variant: str
+    departures: Departures
     overrides: Overrides
-
-    @property
-    def as_published(self) -> bool:
-        """Whether to do what the published code does."""
-        return self.variant == "published"
 
 
 RUN = runs.columns(Run)
@@ -93,8 +101,8 @@ SCORES = (
 COLUMNS = (
     *("dataset", "model", "clients", "attack", "defence", "eps", *SCORES, "seed"),
     *("algorithm", "delta", "adversaries", "rounds", "start_round", "local_steps", "batch_size"),
-    *("alpha", "partition", "abstained", "median_radius", "status", "variant", "overrides"),
-    *("train_s", "certify_s", *PROVENANCE),
+    *("alpha", "partition", "abstained", "median_radius", "status", "variant", "departures"),
+    *("overrides", "train_s", "certify_s", *PROVENANCE),
 )
 HISTORY_COLUMNS = (*RUN, "round", "accuracy", "asr", "loss", "date")
 CURVE = ("radius", "certified_accuracy", "certified_asr")

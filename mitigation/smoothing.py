@@ -64,6 +64,8 @@ def vote(
     Returns:
         int [sample, class]: how many of the models predict the class.
     """
+    if frozen:  # one of them stands for all
+        return models * vote(logits, params, images, sigma, 1, key, label=label)
     mapper = Mapper(vmapped=default_mapping() == VMAP)
     count = _counter(logits, mapper)
     chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
@@ -71,7 +73,7 @@ def vote(
     with progress_bar(models, label, "model") as bar:
         for start in range(0, models, mapper.group):
             numbers = start + np.arange(mapper.group)
-            made = _make(params, sigma, key, 0 * numbers if frozen else numbers)
+            made = _make(params, sigma, key, numbers)
             counts_as = (numbers < models).astype(np.int32)
             counts = [count(made, counts_as, *each) for each in zip(chunks, counts, strict=True)]
             # Or else all of them would be on their way at once, with their models in memory.

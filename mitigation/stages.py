@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import poisoning
 from attacks import ATTACKS
-from federation import Clean, rounds_of
+from federation import Clean, never_harden, rounds_of
 from runs import Run, describe
 
 from fl.data import sampling
@@ -64,7 +64,7 @@ class _Stages:
         self._run, self._clean = run, clean
         self._results_path, self._every = results_path, evaluate_every
         self._sampler = copy.deepcopy(clean.sampler)
-        self._rng = np.random.default_rng(sampling.run_seed(run.seed))
+        self._rngs = _generators(run)
         self._state = jax.tree.map(jnp.copy, clean.outcome.state)
         self._history = list(clean.outcome.history)
         self._diverged = clean.outcome.diverged
@@ -76,12 +76,15 @@ class _Stages:
         """Draw from the same generators in attacked rounds and honest ones."""
         run, entry = self._run, ATTACKS[self._run.attack]
         if not attacked:
-            return poisoning.AdversarialSampler(self._sampler)
-        poison = poisoning.poison(
-            *(self._clean.dataset.train_labels, run.clients, run.adversaries, entry.variant),
-            entry.sizes(run.dataset, run.batch_size),
-        )
-        return poisoning.AdversarialSampler(self._sampler, poison, self._rng)
+            return poisoning.AdversarialSampler(self._sampler, unhardened=never_harden(run))
+        who = poisoning.last_clients(run.clients, run.adversaries)
+        batches = np.full(len(who), run.batch_size)
+        if run.departures.small_adversary:
+            batches = np.count_nonzero(self._sampler.weights[who], axis=1)
+        sizes = [entry.sizes(run.dataset, int(batch)) for batch in batches]
+        labels, shared = self._clean.dataset.train_labels, run.departures.shared_poison
+        poison = poisoning.poison(labels, run.clients, entry.variant, sizes, own_draws=shared)
+        return poisoning.AdversarialSampler(self._sampler, poison, self._rngs)
 
     def _federation(self, attacked):
         entry, work = ATTACKS[self._run.attack], self._clean.work
@@ -121,3 +124,11 @@ class _Stages:
     def outcome(self):
         """Sum up."""
         return Attacked(self._state, self._history, self._diverged, self._wall_s, self._checkpoints)
+
+
+def _generators(run):
+    """What each adversary draws its backdoored samples with: one generator for all of them."""
+    seed = sampling.run_seed(run.seed)
+    if run.departures.shared_poison:
+        return [np.random.default_rng(seed) for _ in range(run.adversaries or 0)]
+    return [np.random.default_rng(seed)] * (run.adversaries or 0)

@@ -10,6 +10,7 @@ from runs import Overrides, Run, describe
 from secagg.graph import ALL
 
 from fl.data import partition, sampling
+from fl.experiment.departures import Departures
 from fl.experiment.program import PGD_STEP_SHARE, evaluator, initial_params, load
 from fl.simulation import algorithms, engine, models, pgd, training
 from fl.simulation.rounds import Work
@@ -70,13 +71,13 @@ def train_federation(run: Run, plan: Plan, data_dir: Path | None, saved: Path) -
     )
     # In this experiment all clients draw with generators of the same seed.
     sampler = sampling.MinibatchSampler(parts, run.batch_size, [seed] * len(parts))
-    todo = work(run.model, run.algorithm, run.local_steps, run.variant, run.overrides)
+    todo = work(run.model, run.algorithm, run.local_steps, run.departures, run.overrides)
     secure = secure_aggregation(run, seed) if run.aggregation == "protocol" else None
     if secure:
         todo = todo._replace(aggregator=secure.aggregator())
     params = initial_params(run.model, samples, seed)
     federation = engine.start(todo, params, samples, run.clients, run.local_steps)
-    without_last = run.batch_size if run.variant == "published" else None
+    without_last = run.batch_size if run.departures.last_batch else None
     scores = {"accuracy": evaluator(run.dataset, data_dir, run.model, without_last)}
     stop = until_accuracy(run.convergence)
     outcome = train(federation, sampler, scores, plan, stop, saved, describe(run))
@@ -86,18 +87,19 @@ def train_federation(run: Run, plan: Plan, data_dir: Path | None, saved: Path) -
 
 # Runs that differ in their seed alone share what is compiled.
 @lru_cache
-def work(model: str, algorithm: str, local_steps: int, variant: str, overrides: Overrides) -> Work:
+def work(
+    model: str, algorithm: str, local_steps: int, departures: Departures, overrides: Overrides
+) -> Work:
     """What clients and server compute: the algorithm, the loss and the hardening."""
-    published = variant == "published"
     settings = overrides.given("client_rate", "server_rate")
     made = algorithms.build(algorithm, local_steps, **settings)
-    if published and made.sends == algorithms.MOMENTS:
+    if departures.moments and made.sends == algorithms.MOMENTS:
         made = algorithms.build(algorithm, local_steps, offset=PUBLISHED_OFFSET, **settings)
-    losses = training.sample_losses(models.MODELS[model]())
+    losses = training.sample_losses(models.MODELS[model](), departures.clipped_loss)
     if overrides.hardening == "none":
         return Work(made, losses, pgd.none())
     step = PGD_STEP_SHARE * made.client_rate
-    if published:
+    if departures.pgd_step:
         step = PUBLISHED_PGD_STEP[made.sends]
     if overrides.pgd_step is not None:
         step = overrides.pgd_step

@@ -28,8 +28,10 @@ def main() -> int:
     except ResultsError as error:
         parser.error(f"argument --results: {error}")
     runs = list(grid(options))
-    if options.skip_done:
+    if options.skip_done or options.plan:
         runs = skip_done(options.results, runs, describe)
+    if options.plan:
+        return 0
     engine.keep_compiled_code()
     return run_grid(runs, partial(train_and_record, options), describe)
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runs import Overrides, Run
+from runs import DEPARTURES, Overrides, Run
 from secagg.graph import ALL, AUTO
 
 from fl.data import partition
 from fl.data.catalogue import DATASETS
+from fl.experiment.departures import Departures, variant
 from fl.experiment.options import choice, number, option
-from fl.experiment.program import CommonOptions
+from fl.experiment.program import CommonOptions, as_published
 from fl.simulation import algorithms
 
 # What --iid stands for where no alpha follows.
@@ -110,6 +111,7 @@ class Options(CommonOptions):
         "rounds between evaluations (default: 100; 1 with --convergence)",
         type=number(int, least=1),
     )
+    as_published: Departures = as_published(DEPARTURES)
     results: Path = option(
         Path(__file__).with_name("results.csv"),
         "file to append to (default: results.csv beside main.py)",
@@ -182,7 +184,8 @@ def grid(options: Options) -> Iterator[Run]:
             partition=partition_name,
             aggregation="protocol" if is_secure(options, algorithm) else "clear",
             convergence=_threshold(options, dataset),
-            variant=options.variant,
+            variant=variant(options.as_published, DEPARTURES),
+            departures=options.as_published,
             overrides=_overrides(options, algorithm),
         )
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from paper_figures import paper_of
 from result_tables import NEEDS, aggregation_views, grids, total_steps
 from runs import RUN
 
 from fl.experiment import figures, layout, reports, results, summary
+from fl.experiment.comparison_figure import comparison_figures
 from fl.experiment.names import display_name
 
 TASK = ("dataset", "model")  # in the name of every figure
@@ -26,6 +28,10 @@ def main() -> None:
     """Draw what the command line asks for and print the paths of the files."""
     parser = figures.command_line(__doc__, Path(__file__).parent, "rounds=3000 aggregation=clear")
     options, frame = reports.load(parser, RUN, NEEDS)
+    if options.compare:
+        found = comparison_figures(frame, paper_of(None))
+        figures.save_all(found, options, "the paper has none of these runs")
+        return
     path = results.history_path(options.results)
     history = reports.read_beside(path, frame, RUN, ["round", "accuracy"])
     found = itertools.chain(local_step_figures(frame), round_figures(history))

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from paper_figures import PAPER, paper_of
 from runs import RUN
 
-from fl.experiment import layout, reports, results, summary, tables
+from fl.experiment import comparison, layout, reports, results, summary, tables
 from fl.experiment.layout import Metric, count
 from fl.experiment.names import display_name
 from fl.experiment.reports import Table
@@ -20,12 +21,14 @@ MAIN_SETTING = {"alpha": 0.5, "local_steps": 1}
 # The same for all runs in a table of algorithms, and in a grid of local steps.
 SETTING = [
     *("clients", "rounds", "batch_size", "partition", "alpha", "local_steps"),
-    *("variant", "overrides"),
+    *("variant", "departures", "overrides"),
 ]
-GRID = ["dataset", "model", "clients", "batch_size", "partition", "variant", "overrides"]
+GRID = [
+    *("dataset", "model", "clients", "batch_size", "partition"),
+    *("variant", "departures", "overrides"),
+]
 
 NEEDS = ["status", "final_accuracy", "rounds_to_convergence"]
-PAPER = ["dataset", "model", "clients", "algorithm", "alpha", "local_steps"]
 PUBLISHED = "3,000 local steps in all"
 # Rows and columns of a table of algorithms.
 BY_ALGORITHM = (["algorithm"], ["dataset", "model"])
@@ -46,6 +49,9 @@ def main() -> None:
     parser.add_argument("--bold", action="store_true", help="set the best means in bold")
     parser.add_argument("--decimals", type=int, default=1, help="of accuracies (default: 1)")
     options, frame = reports.load(parser, RUN, NEEDS)
+    if options.compare:
+        comparison.show(frame, paper_of(options.paper), "performance", options)
+        return
     paper = reports.read_paper(options.paper, PAPER)
 
     # A run that stops at convergence has no final accuracy to compare.

@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 
 from fl.experiment import runs
+from fl.experiment.departures import Departures
 from fl.experiment.results import PROVENANCE
+
+# Departures of the published code that act here, see `fl.experiment.departures`.
+DEPARTURES = ("moments", "pgd-step", "clipped-loss", "last-batch")
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Run:
         partition: a key of `partition.PARTITIONS`.
         aggregation: "protocol" for secure aggregation, message by message, or "clear".
         convergence: test accuracy, up to 1, at which it stops; None to run all rounds.
-        variant: "corrected", or "published" for what the published code does otherwise.
+        variant: see `fl.experiment.departures.variant`.
+        departures: what is done as the published code does it.
         overrides: see there.
     """
 
@@ -65,6 +70,7 @@ class Run:
     aggregation: str
     convergence: float | None
     variant: str
+    departures: Departures
     overrides: Overrides
 
 
@@ -80,8 +86,8 @@ PROTOCOL = (
 COLUMNS = (
     *("dataset", "model", "clients", "algorithm", "alpha", "local_steps", "final_accuracy"),
     *("rounds", "batch_size", "seed", "partition", "aggregation"),
-    *("rounds_to_convergence", "convergence", "status", "variant", "overrides"),
-    *("start_s", "wall_s", "rounds_per_s", *PROTOCOL, *PROVENANCE),
+    *("rounds_to_convergence", "convergence", "status", "variant", "departures"),
+    *("overrides", "start_s", "wall_s", "rounds_per_s", *PROTOCOL, *PROVENANCE),
 )
 HISTORY_COLUMNS = (*RUN, "round", "accuracy", "loss", "date")
 

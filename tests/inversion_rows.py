@@ -14,7 +14,8 @@ RUN = {
     **{"local_steps": 1, "window": None, "attack_round": None, "protection": None},
     **{"recovered": None, "chance_psnr": None, "ceiling_psnr": None, "global_recovered": None},
     **{"global_chance_psnr": None, "global_ceiling_psnr": None},
-    **{"restarts": 1, "converge": 0.8, "status": "ok", "variant": "corrected", "overrides": None},
+    **{"restarts": 1, "converge": 0.8, "status": "ok", "variant": "corrected"},
+    **{"departures": None, "overrides": None},
     **{"date": "2026-11-22T10:53:50Z"},
 }
 

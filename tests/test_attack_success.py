@@ -32,11 +32,11 @@ def test_it_is_measured_on_every_image_of_the_source_with_the_whole_trigger():
         ((0.0, 0.005), 0),  # it never took
         ((0.0, 0.01), 0),
         ((0.0, 0.9, 0.5, 0.011, 0.01, 0.3), 3),
-        ((0.0, *[0.9] * 10), 9),  # of 20 rounds, 9 are left after the attacked one
+        ((0.0, *[0.9] * 10), 999),  # it stays
     ],
 )
 def test_recovery_counts_rounds_with_the_backdoor_after_the_attack(asr, expected):
-    assert attack_success.recovery_rounds(history(*asr), ATTACKED, 20) == expected
+    assert attack_success.recovery_rounds(history(*asr), ATTACKED) == expected
     assert attack_success.first(history(*asr), ATTACKED) == asr[1]
 
 
@@ -45,4 +45,4 @@ def test_what_was_not_evaluated_is_unknown():
 
 
 def test_there_is_no_recovering_while_an_attack_lasts():
-    assert attack_success.no_recovery(history(0.0, 0.9, 0.0), ATTACKED, 20) == 0
+    assert attack_success.no_recovery(history(0.0, 0.9, 0.0), ATTACKED) == 0

@@ -6,6 +6,7 @@ import pytest
 from experiments import load
 
 from fl.data.datasets import Dataset
+from fl.experiment.departures import Departures
 
 certificate, crfl, runs = load("mitigation", "certificate", "crfl", "runs")
 
@@ -17,7 +18,7 @@ def run(attack="continuous", **values):
     given |= {"attack": attack, "defence": "none", "eps": None, "delta": 1e-4, "adversaries": 3}
     given |= {"seed": 0, "rounds": 30, "start_round": 20, "local_steps": 2, "batch_size": 32}
     given |= {"alpha": 0.5, "partition": "lda", "variant": "corrected"}
-    given |= {"overrides": runs.Overrides()}
+    given |= {"departures": Departures(), "overrides": runs.Overrides()}
     return runs.Run(**given | values)
 
 
@@ -102,7 +103,7 @@ def test_options_reach_the_certificate():
 def test_published_certificates_never_abstain_and_leave_the_learning_rate_out():
     tied = certificate.Ballot(np.full((2, 10), 100), np.array([0, 0]), 1)
     assert certificate.certify(run(), tied).scores["abstained"] == 1
-    published = run(variant="published")
+    published = run(departures=Departures(radius=True))
     assert certificate.certify(published, tied).scores["abstained"] == 0
-    slower = run(variant="published", overrides=runs.Overrides(client_rate=1e-4))
+    slower = run(departures=Departures(radius=True), overrides=runs.Overrides(client_rate=1e-4))
     assert median_radius(slower) == median_radius(published)

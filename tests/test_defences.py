@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 from experiments import load
 
+from fl.experiment.departures import Departures
 from fl.simulation import pgd
 from fl.simulation.models import MODELS
 
@@ -52,7 +53,7 @@ def test_too_few_clients_are_refused(name, tolerated, least):
 
 def setting(**values):
     given = {"model": MODELS["softmax"](), "tolerated": 1, "norm_bound": 1.0}
-    given |= {"pgd_step": 0.1, "eps": None, "frozen_noise": False}
+    given |= {"pgd_step": 0.1, "eps": None}
     return defences.Setting(**given | values)
 
 
@@ -87,7 +88,8 @@ def test_eps_bounds_pgd_where_it_is_narrower_than_the_step():
 def test_published_noise_is_the_same_every_round():
     step, keys = {"w": jnp.ones(100)}, [jax.random.PRNGKey(1), jax.random.PRNGKey(2)]
     for frozen in (True, False):
-        guard = defences.build("noise_clip", setting(frozen_noise=frozen))["guard"]
+        departures = Departures(frozen_noise=frozen)
+        guard = defences.build("noise_clip", setting(departures=departures))["guard"]
         first, second = (guard(step, key)["w"] for key in keys)
         assert bool((first == second).all()) == frozen
         # Scaled down to a norm of 0.01, plus noise of 1e-5 on each of 100 entries.

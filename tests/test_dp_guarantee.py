@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from fl.experiment.departures import Departures
+
 dp_guarantee, runs = load("inversion", "dp_guarantee", "runs")
 guarantee, noise_for = dp_guarantee.guarantee, dp_guarantee.noise_for
 
@@ -118,7 +120,7 @@ def test_there_is_no_noise_for_no_epsilon_or_no_bound():
 
 RUN = runs.Run(
     *("digits", "softmax", 25, "dp_secadam", "analytic", 2.0, 3.0, 0, 40, 8, 1, 0.5, "lda", 1),
-    *(None, None, None, None, "corrected", runs.Overrides()),
+    *(None, None, None, None, "corrected", Departures(), runs.Overrides()),
 )
 
 
@@ -133,7 +135,7 @@ def test_a_run_accounts_for_all_that_the_server_sees_of_it():
 
 
 def test_the_published_clip_bounds_updates_by_nothing_and_moments_as_ever():
-    published = replace(RUN, variant="published")
+    published = replace(RUN, departures=Departures(dp_clip=True))
     assert published.guarantee(DELTA) == RUN.guarantee(DELTA)
     updates = replace(published, algorithm="dp_fedavg").guarantee(DELTA)
     assert updates.epsilon == updates.own_epsilon == math.inf

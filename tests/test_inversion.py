@@ -14,6 +14,7 @@ from programs import assert_refused, outcomes
 from fl.data import augmentation, datasets, partition
 from fl.data.sampling import MinibatchSampler
 from fl.experiment import results
+from fl.experiment.departures import Departures
 from fl.simulation import algorithms, clip_and_noise, engine, pgd
 from fl.simulation.models import MODELS
 from fl.simulation.rounds import Work
@@ -44,6 +45,7 @@ dp_guarantee, federation, reconstruction, runs, server_view, threat_model = load
     "inversion",
     *("dp_guarantee", "federation", "reconstruction", "runs", "server_view", "threat_model"),
 )
+CORRECTED, RESTORED = Departures(), Departures.of(runs.DEPARTURES)
 guarantee, noise_for = dp_guarantee.guarantee, dp_guarantee.noise_for
 PublicKnowledge = threat_model.PublicKnowledge
 
@@ -172,6 +174,9 @@ def test_pictures_are_drawn_once_and_leave_no_rows_and_no_checkpoints(made, fram
 
 REFUSED = {
     "--idlg -b 2": "--idlg",
+    "--as-published=masks": "choose from stale-update, hardened-stale, dp-clip, moments",
+    "--as-published=hardened-stale": "argument --as-published: hardened-stale is a part of",
+    "--shared-noise": "argument --shared-noise: is of the noise of --dp",
     "--attack adaptive -o sgd": "for which the exact attack is made",
     "--attack adaptive -o ours --converge": "--converge",
     "--attack adaptive -o ours --attack-round 800": "beyond the 750 rounds",
@@ -212,10 +217,10 @@ def test_wrong_options_exit_with_a_sentence_that_names_them(tmp_path):
     assert_refused(FOLDER, tmp_path / "results.csv", REFUSED)
 
 
-def a_run(algorithm, variant="corrected", clip=None, noise=None, **overrides):
+def a_run(algorithm, departures=CORRECTED, clip=None, noise=None, **overrides):
     return runs.Run(
         *("digits", "softmax", 3, algorithm, "representation", clip, noise, 0, 4, 8, 1, 0.5),
-        *("lda", 1, None, None, None, None, variant, runs.Overrides(**overrides)),
+        *("lda", 1, None, None, None, None, "", departures, runs.Overrides(**overrides)),
     )
 
 
@@ -243,8 +248,8 @@ def test_an_algorithms_label_says_what_is_done_beside_it(private, perturbed):
         (a_run("adam"), 1e-5),
         (a_run("fedavg", client_rate=0.2), 0.002),
         (a_run("secadam", pgd_step=0.03), 0.03),
-        (a_run("adam", "published"), 0.001),
-        (a_run("secadam", "published"), 1e-5),
+        (a_run("adam", RESTORED), 0.001),
+        (a_run("secadam", RESTORED), 1e-5),
     ],
 )
 def test_minibatches_are_hardened_by_one_percent_of_the_rate_or_as_published(run, step):
@@ -257,17 +262,17 @@ def test_minibatches_are_hardened_by_one_percent_of_the_rate_or_as_published(run
 def test_secadams_clients_send_raw_moments_as_published():
     params, gradient = jnp.zeros(3), jnp.array([1.0, -2.0, 0.0])
     sent = {}
-    for variant in ("corrected", "published"):
-        algorithm = federation.work_of(a_run("secadam", variant)).algorithm
+    for departures in (CORRECTED, RESTORED):
+        algorithm = federation.work_of(a_run("secadam", departures)).algorithm
         received = algorithm.broadcast(params, algorithm.init_server(params))
         local, state = algorithm.local_step(
             received, params, algorithm.init_client(params), gradient
         )
-        sent[variant], _ = algorithm.message(received, local, state)
-    np.testing.assert_allclose(sent["corrected"].m, gradient, rtol=1e-6)
-    np.testing.assert_allclose(sent["corrected"].v, gradient**2 + 1e-16, rtol=1e-4)
-    np.testing.assert_allclose(sent["published"].m, 0.1 * gradient, rtol=1e-6)
-    np.testing.assert_allclose(sent["published"].v, 0.001 * gradient**2 + 1e-8, rtol=1e-4)
+        sent[departures], _ = algorithm.message(received, local, state)
+    np.testing.assert_allclose(sent[CORRECTED].m, gradient, rtol=1e-6)
+    np.testing.assert_allclose(sent[CORRECTED].v, gradient**2 + 1e-16, rtol=1e-4)
+    np.testing.assert_allclose(sent[RESTORED].m, 0.1 * gradient, rtol=1e-6)
+    np.testing.assert_allclose(sent[RESTORED].v, 0.001 * gradient**2 + 1e-8, rtol=1e-4)
 
 
 def test_a_runs_clients_rotate_clip_and_step_as_it_says():

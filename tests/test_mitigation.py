@@ -311,6 +311,8 @@ REFUSED = {
     "needs at least 11 clients, got 10, see --tolerated",
     "--defence trimmed_mean --tolerated 5": "argument --defence: Trimmed mean against 5",
     "--eps -0.1": "argument --eps: needs a number of at least 0",
+    "--as-published=moments": "argument --as-published: 'moments' is no departure that acts here",
+    "--hypothesis luck": "choose from small-clip, few-models, small-rates",
     "--delta nan": "argument --delta",
     "--error 1": "argument --error",
     "--defence pgd+flip": "argument --defence: pgd and flip: only one of its kind",

@@ -17,7 +17,8 @@ RUN = {
     **{"dataset": "digits", "model": "lenet", "clients": 10, "algorithm": "secadam"},
     **{"attack": "continuous", "defence": "none", "eps": None, "delta": 0.1, "adversaries": 3},
     **{"seed": 0, "rounds": 12, "start_round": 8, "local_steps": 1, "batch_size": 32},
-    **{"alpha": 0.5, "partition": "lda", "variant": "corrected", "overrides": None},
+    **{"alpha": 0.5, "partition": "lda", "variant": "corrected"},
+    **{"departures": None, "overrides": None},
 }
 ROW = RUN | {
     **{"final_accuracy": 0.8, "certified_accuracy": 0.5, "first_asr": 0.3, "final_asr": 0.9},

@@ -14,9 +14,11 @@ from experiments import load
 from programs import DIES, RUNS, assert_refused, outcomes
 
 from fl.experiment import results
+from fl.experiment.departures import Departures
 from fl.simulation.models import MODELS
 
 federation, runs = load("performance", "federation", "runs")
+CORRECTED, RESTORED = Departures(), Departures.of(runs.DEPARTURES)
 
 FOLDER = Path(__file__).parents[1] / "performance"
 SMALL = "--model softmax --rounds 6 --evaluate-every 3"
@@ -158,6 +160,7 @@ def test_loss_that_is_no_number_is_recorded_and_the_grid_goes_on(session):
 
 
 REFUSED = {
+    "--as-published=radius": "choose from moments, pgd-step, clipped-loss, last-batch",
     "-d imagenet": "choose from digits, fashion_mnist, cifar10, svhn_cropped",
     "-m vgg": "choose from softmax, lenet, cnn1, cnn2",
     "-a fedsgd": "choose from fedavg, adam, fedadam, secagg, secadam, secadam_fedadam, fedprox",
@@ -218,8 +221,8 @@ def test_results_file_that_was_cut_off_keeps_all_it_has(session, tmp_path):
         assert results.read(path)["seed"].tolist() == [1]
 
 
-def work(algorithm, variant="corrected", **overrides):
-    return federation.work("softmax", algorithm, 1, variant, runs.Overrides(**overrides))
+def work(algorithm, departures=CORRECTED, **overrides):
+    return federation.work("softmax", algorithm, 1, departures, runs.Overrides(**overrides))
 
 
 @pytest.mark.parametrize(
@@ -230,9 +233,9 @@ def work(algorithm, variant="corrected", **overrides):
         (work("adam", client_rate=0.2), 0.002),
         (work("secadam", pgd_step=0.03), 0.03),
         (work("fedavg", hardening="none"), 0),
-        (work("adam", "published"), 0.001),
-        (work("secadam_fedadam", "published"), 1e-6),
-        (work("secadam", "published", pgd_step=0.03), 0.03),
+        (work("adam", RESTORED), 0.001),
+        (work("secadam_fedadam", RESTORED), 1e-6),
+        (work("secadam", RESTORED, pgd_step=0.03), 0.03),
     ],
 )
 def test_minibatches_are_hardened_by_one_percent_of_the_rate_or_as_published(of, step):
@@ -242,9 +245,11 @@ def test_minibatches_are_hardened_by_one_percent_of_the_rate_or_as_published(of,
     np.testing.assert_allclose(moved.max(), step, rtol=1e-2)
 
 
-@pytest.mark.parametrize(("variant", "offset"), [("corrected", 1e-16), ("published", 1e-9)])
-def test_what_is_added_to_second_moments_is_the_variants(variant, offset):
-    algorithm, w = work("secadam", variant).algorithm, jnp.zeros(2)
+@pytest.mark.parametrize(
+    ("departures", "offset"), [(CORRECTED, 1e-16), (Departures(moments=True), 1e-9)]
+)
+def test_what_is_added_to_second_moments_is_the_variants(departures, offset):
+    algorithm, w = work("secadam", departures).algorithm, jnp.zeros(2)
     received = algorithm.broadcast(w, algorithm.init_server(w))
     message, _ = algorithm.message(
         received, *algorithm.local_step(received, w, algorithm.init_client(w), w)

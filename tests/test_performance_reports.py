@@ -23,6 +23,7 @@ RUN = {
         "convergence": None,
         "status": "ok",
         "variant": "corrected",
+        "departures": None,
         "overrides": None,
         "date": DATE,
     },

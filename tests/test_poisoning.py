@@ -25,11 +25,12 @@ def honest():
 def poison(*adversaries, variants=None, clean=5, backdoored=2):
     variants = [1] * len(adversaries) if variants is None else variants
     who = np.array(adversaries, int), np.array(variants, int)
-    return poisoning.Poison(*who, clean, backdoored, SOURCES, SAMPLES)
+    sizes = [np.full(len(adversaries), size) for size in (clean, backdoored)]
+    return poisoning.Poison(*who, *sizes, SOURCES, SAMPLES)
 
 
 def sampler(what, seed=0):
-    return poisoning.AdversarialSampler(honest(), what, np.random.default_rng(seed))
+    return poisoning.AdversarialSampler(honest(), what, [np.random.default_rng(seed)] * CLIENTS)
 
 
 @pytest.mark.parametrize("nobody", [None, poison()], ids=["none", "empty"])
@@ -94,12 +95,12 @@ def test_clients_are_found_wherever_they_stand_in_a_cohort():
     class Cohort:
         """The second and the last client alone, in that order and the other way around."""
 
-        def draw(self, rounds, local_steps):
+        def draw(self, rounds, local_steps, sizes=None):
             drawn = honest().draw(2, local_steps)
             clients = np.array([[1, 3], [3, 1]], np.int32)
             return drawn._replace(clients=clients, indices=drawn.indices[:, [1, 3]])
 
-    got = poisoning.AdversarialSampler(Cohort(), poison(3), np.random.default_rng(0)).draw(2, 1)
+    got = poisoning.AdversarialSampler(Cohort(), poison(3), [np.random.default_rng(0)]).draw(2, 1)
     poisoned = (got.indices >= SAMPLES).any((2, 3))
     assert poisoned.tolist() == [[False, True], [True, False]]
 
@@ -109,20 +110,23 @@ def test_the_schedule_passed_in_stays_as_it_is():
     before = jax.tree.map(np.copy, drawn)
 
     class Fixed:
-        def draw(self, rounds, local_steps):
+        def draw(self, rounds, local_steps, sizes=None):
             return drawn
 
-    poisoning.AdversarialSampler(Fixed(), poison(1), np.random.default_rng(0)).draw(1, 1)
+    poisoning.AdversarialSampler(Fixed(), poison(1), [np.random.default_rng(0)]).draw(1, 1)
     assert np.array_equal(drawn.indices, before.indices)
     assert np.array_equal(drawn.weights, before.weights)
 
 
 def test_the_last_clients_attack_with_every_image_of_the_source():
-    found = poisoning.poison(np.array([7, 3, 7, 1]), 10, 4, poisoning.part_of_trigger, (5, 3))
+    sizes = [(5, 3)] * 3 + [(4, 1)]
+    found = poisoning.poison(np.array([7, 3, 7, 1]), 10, poisoning.part_of_trigger, sizes)
     assert found.adversaries.tolist() == [6, 7, 8, 9]
     assert found.variants.tolist() == [2, 3, 4, 2]
     assert found.sources.tolist() == [0, 2]
-    assert (found.clean, found.backdoored, found.samples) == (5, 2, 4)
+    assert found.clean.tolist() == [5, 5, 5, 4]
+    assert found.backdoored.tolist() == [2, 2, 2, 1]
+    assert found.samples == 4
 
 
 @pytest.mark.parametrize(

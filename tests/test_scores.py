@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from images import SMALL, TRUE, true_cosine, true_psnr
 
+from fl.experiment.departures import Departures
 from fl.simulation.training import Samples
 
 assignment, image_metrics, reconstruction, scores, server_view = load(
@@ -149,7 +150,7 @@ def test_aggregate(seed):
             best.append(each.max(0))
     found = scores.score_aggregate(reconstructed, true)
     assert found == pytest.approx(np.mean(nearest, axis=0), abs=1e-5)
-    published = scores.score_aggregate(reconstructed, true, as_published=True)
+    published = scores.score_aggregate(reconstructed, true, Departures(best_match=True))
     assert published == pytest.approx(np.mean(best, axis=0), abs=1e-5)
 
 
@@ -164,7 +165,7 @@ def test_aggregate_metrics_share_one_image():
     reconstructed.pixels[0], reconstructed.mask[0] = made, True
     true.pixels[1, 2:], true.mask[1, 2:] = candidates, True
     found = scores.score_aggregate(reconstructed, true)
-    published = scores.score_aggregate(reconstructed, true, as_published=True)
+    published = scores.score_aggregate(reconstructed, true, Departures(best_match=True))
     assert published.psnr == found.psnr == pytest.approx(true_psnr(made, candidates[1]), abs=1e-5)
     assert found.cosine == pytest.approx(true_cosine(made, candidates[1]), abs=1e-6)
     assert published.cosine == pytest.approx(1, abs=1e-6)
@@ -195,8 +196,8 @@ def test_labels_of_minibatches_stay_apart():
     assert scores.labels_recovered(*sides) == 0.25
 
 
-@given(seed=seeds, as_published=st.booleans())
-def test_scores_are_means_over_what_is_matched(seed, as_published):
+@given(seed=seeds, best=st.booleans())
+def test_scores_are_means_over_what_is_matched(seed, best):
     rng = np.random.default_rng(seed)
     reconstructed, true = draw(rng, 3, 4), draw(rng, 3, 4)
     pairing = assignment.assign(reconstructed, true)
@@ -204,27 +205,29 @@ def test_scores_are_means_over_what_is_matched(seed, as_published):
     for batch in range(3):
         made, held = at(reconstructed, batch), at(true, batch)
         for number, candidates in enumerate(of_label(made, held)):
-            if not as_published:
+            if not best:
                 partner = held.pixels[pairing.partner[batch, number]]
                 candidates = [partner] if pairing.matched[batch, number] else []
             if candidates:
                 pairs = [[m(made.pixels[number], image) for m in TRUE] for image in candidates]
                 matched.append(np.max(pairs, axis=0))
     expected = np.mean(matched, axis=0) if matched else [np.nan] * 3
-    found = scores.score_clients(reconstructed, true, as_published)
+    departures = Departures(best_match=best)
+    found = scores.score_clients(reconstructed, true, departures)
     assert all(isinstance(value, float) for value in found)
     assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
     # What stands in for missing images must not matter.
     for side in (reconstructed, true):
         side.pixels[~side.mask] = np.nan
         side.labels[~side.mask] = side.labels[..., :1].repeat(4, axis=-1)[~side.mask]
-    np.testing.assert_array_equal(scores.score_clients(reconstructed, true, as_published), found)
+    again = scores.score_clients(reconstructed, true, departures)
+    np.testing.assert_array_equal(again, found)
 
 
 def test_nothing_recovered():
     true = draw(np.random.default_rng(0), 3, 4, filled=0)
     wrong = true._replace(labels=true.labels + 3)
-    found = scores.score_clients(wrong, true, as_published=True)
+    found = scores.score_clients(wrong, true, Departures(best_match=True))
     assert np.isnan(found[:3]).all()
     assert scores.labels_recovered(wrong, true) == 0
     # Without regard to labels, they are perfect copies.
@@ -232,8 +235,8 @@ def test_nothing_recovered():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("as_published", [False, True])
-def test_a_broken_reconstruction_shows(value, as_published):
+@pytest.mark.parametrize("best", [False, True])
+def test_a_broken_reconstruction_shows(value, best):
     true = draw(np.random.default_rng(0), 3, 4, filled=0)
     copies = true.pixels[:, ::-1].copy()
     copies[0, 1] = value
@@ -241,7 +244,7 @@ def test_a_broken_reconstruction_shows(value, as_published):
     np.testing.assert_array_equal(
         assignment.assign(reconstructed, true).partner, [[3, 2, 1, 0]] * 3
     )
-    found = scores.score_clients(reconstructed, true, as_published)
+    found = scores.score_clients(reconstructed, true, Departures(best_match=best))
     assert not np.isfinite(found.psnr)
     assert np.isnan([found.ssim, found.cosine]).all()
 

@@ -1,7 +1,7 @@
 """Which samples each client trains on: minibatch schedules drawn on the host."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,12 +61,22 @@ class MinibatchSampler:
         filled = np.arange(batch_size) < sizes[:, None]
         self.weights = (filled / sizes[:, None]).astype(np.float32)
 
-    def draw(self, rounds: int, local_steps: int) -> Schedule:
-        """Draw the minibatches of the next rounds, `local_steps` a round for each client."""
+    def draw(
+        self, rounds: int, local_steps: int, sizes: Mapping[int, int] | None = None
+    ) -> Schedule:
+        """Draw the minibatches of the next rounds, `local_steps` a round for each client.
+
+        Args:
+            rounds: how many.
+            local_steps: of a client in a round.
+            sizes: client -> samples to draw at most; the rest of its minibatch is for the caller to
+                fill, and to weigh.
+        """
+        sizes = sizes or {}
         shape = (rounds, len(self._parts), local_steps, self._batch_size)
         indices = np.empty(shape, np.int32)
         for client, (part, rng) in enumerate(zip(self._parts, self._generators, strict=True)):
-            size = min(self._batch_size, len(part))
+            size = min(sizes.get(client, self._batch_size), len(part))
             indices[:, client] = part[0]
             for number, step in np.ndindex(rounds, local_steps):
                 drawn = part[rng.choice(len(part), size, replace=False)]

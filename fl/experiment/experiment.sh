@@ -1,16 +1,19 @@
 # Sourced by each experiment.sh, in its own folder, with its options as arguments: reads them, names
-# the results file, and offers run and report. Sets: python, quick, results, datasets, models, rest.
+# the results file, and offers run and report. Sets: python, quick, results, datasets, models, rest,
+# published, plan.
 
 python=${PYTHON:-$(command -v python || command -v python3)}
 datasets=(fashion_mnist cifar10 svhn_cropped)
 models=(lenet cnn1 cnn2)
-quick=false fresh=false status=0
+quick=false fresh=false plan=() published=() status=0
 while [ $# -gt 0 ]; do
     option=$1
     shift
     case $option in
         --quick) quick=true ;;
         --fresh) fresh=true ;;
+        --plan) plan=(--plan) ;;
+        --as-published | --as-published=*) published=("$option") ;;
         --dataset | --model)
             values=()
             while [ $# -gt 0 ] && [[ $1 != -* ]]; do values+=("$1") && shift; done
@@ -56,18 +59,31 @@ chosen() { [[ " ${*:2} " == *" $1 "* ]]; }
 
 # run ARGUMENT...: a part of the grid. One that fails does not keep the others from running.
 run() {
-    "$python" main.py --skip-done --results "$results" "$@" "${rest[@]}" || status=$?
+    "$python" main.py --skip-done --results "$results" "$@" "${plan[@]}" "${published[@]}" \
+        "${rest[@]}" || status=$?
     if [ "$status" -eq 130 ]; then exit 130; fi # interrupted
+}
+
+# compare: the paper's figures beside ours, where it has figures of what was run.
+compare() {
+    local text
+    if $quick; then return; fi
+    if text=$("$python" result_tables.py --results "$results" --compare); then
+        echo "$text" >"$folder/comparison.tex"
+        "$python" plot.py --results "$results" --output "$folder/figures" --compare
+    fi
 }
 
 # report: figures and tables of what is there; ends the script.
 report() {
     local folder
+    if [ ${#plan[@]} -gt 0 ]; then exit "$status"; fi
     if [ -e "$results" ]; then
         folder=$PWD/$(dirname "$results")
         folder=${folder%/.}
         "$python" plot.py --results "$results" --output "$folder/figures"
         "$python" result_tables.py --results "$results" >"$folder/tables.tex"
+        compare
         echo "Results: $folder/results.csv"
         echo "Figures: $folder/figures/"
         echo "Tables:  $folder/tables.tex"

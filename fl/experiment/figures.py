@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 
 from fl.experiment import reports
+from fl.experiment.departures import PARTIAL
 from fl.experiment.names import DISPLAY_NAMES
 
 COLUMN_WIDTH = 3.45  # inches: a column of a two-column paper
@@ -75,6 +76,9 @@ def command_line(description: str, folder: Path, example: str) -> argparse.Argum
     parser = reports.command_line(description, folder, example)
     parser.add_argument(
         "--output", type=Path, help="folder (default: figures, beside the results file)"
+    )
+    parser.add_argument(
+        "--compare", action="store_true", help="instead, our figures against the paper's"
     )
     return parser
 
@@ -171,7 +175,10 @@ def named(prefix: str, found: Sequence[tuple], task: Sequence[str]) -> Iterator[
         varying = [
             key
             for key in setting
-            if key not in task and len({str(other[key]) for other in others}) > 1
+            if key not in task
+            and len({str(other[key]) for other in others}) > 1
+            # Of all departures, the variant says so.
+            and (key != "departures" or setting["variant"] == PARTIAL)
         ]
         parts = [_name_part(key, setting[key]) for key in varying]
         name = "_".join([prefix, *(setting[key] for key in task), *filter(None, parts)])

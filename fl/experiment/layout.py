@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from fl.experiment import summary, tables
+from fl.experiment.departures import PARTIAL
 from fl.experiment.names import display_name
 
 PUBLISHED = ", paper"  # behind the name of a row
@@ -144,7 +145,7 @@ def describe(setting: Mapping, rounds: str) -> list[str]:
         phrases.append(f"batch size {setting['batch_size']}")
     phrases += [
         PARTITIONS.get(setting["partition"], setting["partition"]),
-        f"{setting['variant']} variant",
+        _variant(setting),
     ]
     if pd.notna(setting.get("alpha")):
         phrases[-2] += f" with {_text('alpha', setting['alpha'])}"
@@ -180,6 +181,13 @@ def count(number: int | str, noun: str) -> str:
     """Write a number and its noun: 1 client, 3,000 clients."""
     text = f"{number:,}" if not isinstance(number, str) else number
     return f"{text} {noun}{'' if number == 1 else 's'}"
+
+
+def _variant(setting):
+    text = f"{setting['variant']} variant"
+    if setting["variant"] == PARTIAL:
+        return f"{text} (as published: {setting['departures'].replace(' ', ', ')})"
+    return text
 
 
 def _text(name, key):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,8 @@ import pandas as pd
 
 from fl.data import catalogue, datasets, partition
 from fl.experiment import results
+from fl.experiment.departures import Departures, argument
+from fl.experiment.estimate import about
 from fl.experiment.options import choice, number, option
 from fl.experiment.provenance import code
 from fl.experiment.runs import cells
@@ -59,20 +61,33 @@ class CommonOptions:
     server_rate: float | None = option(
         None, "the server's learning rate (default: the algorithm's)", type=number(float, above=0)
     )
-    as_published: bool = option(
-        False, "restore what the published code does otherwise", action="store_true"
-    )
     skip_done: bool = option(
         False, "skip runs that the results file already holds", action="store_true"
+    )
+    plan: bool = option(
+        False,
+        "only say how many runs are left, and about how long they take; implies --skip-done",
+        action="store_true",
     )
     data_dir: Path | None = option(
         None, "where TensorFlow Datasets keeps data (default: its own)", type=Path
     )
 
-    @property
-    def variant(self) -> str:
-        """What the column of that name says."""
-        return "published" if self.as_published else "corrected"
+
+def as_published(acting: Collection[str]) -> Any:
+    """The option of that name of an experiment.
+
+    Args:
+        acting: ids of the departures of the published code that act there.
+    """
+    return option(
+        Departures(),
+        "restore what the published code does otherwise, or of that only: " + ", ".join(acting),
+        nargs="?",
+        const=Departures.of(acting),
+        metavar="ID,ID",
+        type=argument(acting),
+    )
 
 
 def run_grid(runs: Iterable[R], run_one: Callable[[R], None], describe: Callable[[R], str]) -> int:
@@ -113,7 +128,9 @@ def run_grid(runs: Iterable[R], run_one: Callable[[R], None], describe: Callable
 
 
 def skip_done(path: Path, runs: list[R], describe: Callable[[R], str]) -> list[R]:
-    """Leave out the runs that a results file holds; print how many, and what they come from.
+    """Leave out the runs that a results file holds.
+
+    Prints how many, what they come from, and how long those that are left may take.
 
     Args:
         path: the results file, which may be absent.
@@ -122,6 +139,7 @@ def skip_done(path: Path, runs: list[R], describe: Callable[[R], str]) -> list[R
     """
     held = results.read(path)
     if held.empty:
+        print(f"left: {len(runs)} of {len(runs)} runs")
         return runs
     rows = [held[results.matches(held, cells(run))] for run in runs]
     left = [run for run, done in zip(runs, rows, strict=True) if done.empty]
@@ -133,6 +151,8 @@ def skip_done(path: Path, runs: list[R], describe: Callable[[R], str]) -> list[R
             f"{machines}: skipped"
         )
         _say_other_code(runs, rows, describe)
+    if left:
+        print(f"left: {len(left)} of {len(runs)} runs, {about(held, left)}")
     return left
 
 
@@ -184,16 +204,26 @@ def evaluator(
         name: of the data set.
         data_dir: as for `load`.
         model: a key of `models.MODELS`.
-        without_last: the size of minibatches whose last one is left out, whatever its size, as the
-            published code does; None to evaluate every test sample.
+        without_last: see `evaluated`.
     """
     dataset, _ = load(name, data_dir)
     if without_last:
-        last = (len(dataset.test_labels) - 1) // without_last * without_last
+        last = evaluated(len(dataset.test_labels), without_last)
         dataset = dataset._replace(
             test_images=dataset.test_images[:last], test_labels=dataset.test_labels[:last]
         )
     return training.evaluator(models.MODELS[model](), dataset)
+
+
+def evaluated(samples: int, without_last: int | None) -> int:
+    """How many of some test samples are evaluated, the first ones.
+
+    Args:
+        samples: how many there are.
+        without_last: the size of minibatches whose last one is left out, whatever its size, as the
+            published code does; None to evaluate every sample.
+    """
+    return (samples - 1) // without_last * without_last if without_last else samples
 
 
 def initial_params(model: str, samples: training.Samples, seed: int):

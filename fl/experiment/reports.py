@@ -75,6 +75,9 @@ def add_choices(parser: argparse.ArgumentParser, name: str, titles: Mapping[str,
 def add_table_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that all tables share."""
     parser.add_argument("--paper", type=Path, metavar="CSV", help="published figures to set beside")
+    parser.add_argument(
+        "--compare", action="store_true", help="instead, each of the paper's figures with a verdict"
+    )
     parser.add_argument("--markdown", action="store_true", help="tables for GitHub, not for LaTeX")
 
 

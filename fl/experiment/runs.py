@@ -1,13 +1,15 @@
 """Runs as data: what tells one run from another.
 
 Each experiment describes its runs by one frozen dataclass `Run`. Its fields are the columns of the
-results files that identify a run, in order. The last one holds the `Overrides` of that experiment:
-options that change a run and are rarely given, which share one column as text,
-`pgd_step=0.01 client_rate=0.2`.
+results files that identify a run, in order. `Departures` share one column as text, `moments
+last-batch`, and so do the `Overrides` of that experiment, options that change a run and are rarely
+given: `pgd_step=0.01 client_rate=0.2`.
 """
 
 from dataclasses import dataclass, fields
 from typing import Any, Self
+
+from fl.experiment.departures import Departures
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,6 @@ def cells(run: Any) -> dict[str, Any]:
     """
     values = {name: getattr(run, name) for name in columns(type(run))}
     return {
-        name: (str(value) or None) if isinstance(value, Overrides) else value
+        name: (str(value) or None) if isinstance(value, Overrides | Departures) else value
         for name, value in values.items()
     }

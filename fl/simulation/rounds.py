@@ -70,6 +70,8 @@ class Work(NamedTuple):
         deviate: (message, client state, client state before the round) -> (message, client state):
             what a client that deviates from the protocol sends and keeps, from what an honest one
             would; None for the same.
+        shared_noise: whether the clients of a round privatise with one key, and so add the same
+            noise, as they would with generators of one seed. Nobody should.
     """
 
     algorithm: Algorithm
@@ -80,6 +82,7 @@ class Work(NamedTuple):
     aggregator: Aggregator | None = None
     guard: Callable | None = None
     deviate: Callable | None = None
+    shared_noise: bool = False
 
     def gradient(self, params, images, labels, weights):
         """Weighted sum of the samples' losses, and its gradient with respect to params."""
@@ -190,7 +193,7 @@ def build(work: Work, mapper: Mapper) -> Rounds:
         received, _, key, number = common
         before = state if before is None else before
         _, loss, (local, state) = step(common, state, local, client, *minibatch)
-        message_key = step_key(key, client, number + 1)
+        message_key = step_key(key, 0 if work.shared_noise else client, number + 1)
         message, state = work.message(received, local, state, before, message_key, minibatch[-1])
         # A sum takes less memory than all messages, where a sum is all that is wanted.
         return ((), (message, loss), state) if aggregator is None else (message, ((), loss), state)

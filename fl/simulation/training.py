@@ -11,6 +11,9 @@ import optax
 
 from fl.data.datasets import Dataset
 
+# What the published code clips softmax outputs to, and to 1 minus this.
+LEAST_OUTPUT = 1e-15
+
 
 class Samples(NamedTuple):
     """Labelled images on the device, in the few bits they came in.
@@ -44,8 +47,13 @@ def _samples(images, labels, scale):
     return Samples(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(scale, float))
 
 
-def sample_losses(model: nn.Module) -> Callable:
+def sample_losses(model: nn.Module, clipped: bool = False) -> Callable:
     """Cross-entropy of the softmax output.
+
+    Args:
+        model: gives the logits.
+        clipped: clip the softmax output to [1e-15, 1 - 1e-15] before the logarithm, as the
+            published code does: samples whose label gets less have no gradient.
 
     Returns:
         (params, images [batch, height, width, channels], labels [batch]) -> losses [batch], in
@@ -55,7 +63,12 @@ def sample_losses(model: nn.Module) -> Callable:
     def losses(params, images, labels):
         return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, images), labels)
 
-    return losses
+    def clipped_losses(params, images, labels):
+        outputs = jax.nn.softmax(model.apply(params, images))
+        own = jnp.take_along_axis(outputs, labels[:, None], axis=-1)[:, 0]
+        return -jnp.log(jnp.clip(own, LEAST_OUTPUT, 1 - LEAST_OUTPUT))
+
+    return clipped_losses if clipped else losses
 
 
 def evaluator(model: nn.Module, dataset: Dataset, chunk: int = 500) -> Callable[[object], float]:

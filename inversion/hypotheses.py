@@ -1,0 +1,19 @@
+"""Guesses at what the paper's section 6.1 ran, by the names of `--hypothesis`."""
+
+from runs import DEPARTURES
+
+from fl.experiment.departures import Departures
+from fl.experiment.hypotheses import Hypothesis
+
+HYPOTHESES = {
+    "shared-noise": Hypothesis(
+        "under DP, updates were clipped, and all clients added the same noise",
+        {
+            "shared_noise": True,
+            "as_published": Departures.of(name for name in DEPARTURES if name != "dp-clip"),
+        },
+    ),
+    "ssim-range": Hypothesis(
+        "SSIM took pixels to span 2", {"as_published": Departures(ssim_range=True)}
+    ),
+}

@@ -1,0 +1,57 @@
+"""The figures of the paper's section 6.3, and which runs they are compared with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from attacks import ATTACKS
+from defences import parts
+from runs import DEPARTURES
+
+from fl.experiment.comparison import Compared, Paper
+from fl.experiment.layout import Metric
+
+PAPER = ["dataset", "model", "attack", "defence", "eps"]
+SETTING = {
+    **{"algorithm": "secadam", "rounds": 3000, "start_round": 2000, "local_steps": 1},
+    **{"batch_size": 32, "alpha": 0.5, "partition": "lda"},
+}
+METRICS = {
+    **{
+        column: Compared(Metric(column, "", f"{name} (%)", 100, 1), 0.005)
+        for column, name in (
+            ("final_accuracy", "Accuracy"),
+            ("first_asr", "First attack success"),
+            ("final_asr", "Final attack success"),
+            ("certified_accuracy", "Certified accuracy"),
+            ("certified_asr", "Certified attack success"),
+        )
+    },
+    "recovery_rounds": Compared(Metric("recovery_rounds", "", "Rounds to recovery", 1, 1), 0.5),
+}
+
+
+def paper_of(path: Path | None) -> Paper:
+    """What to compare with.
+
+    Args:
+        path: of the figures; None for paper.csv.
+    """
+    where = path or Path(__file__).with_name("paper.csv")
+    return Paper(where, PAPER, METRICS, _name, _same, DEPARTURES)
+
+
+def _name(figure: Mapping) -> str:
+    defence = " + ".join(entry.title for entry in parts(figure["defence"])) or "no defence"
+    eps = "" if pd.isna(figure["eps"]) else f", eps = {figure['eps']:g}"
+    return f"{ATTACKS[figure['attack']].title.removeprefix('a ')}, {defence}{eps}"
+
+
+def _same(frame):
+    clients = (frame["model"] == "cnn2").map({True: 75, False: 100}).astype(int)
+    adversaries = [
+        ATTACKS[attack].adversaries(count) if ATTACKS[attack].adversaries else 0
+        for attack, count in zip(frame["attack"], frame["clients"], strict=True)
+    ]
+    same = (frame["clients"] == clients) & (frame["adversaries"] == adversaries)
+    return same & (frame[list(SETTING)] == pd.Series(SETTING)).all(axis=1)
