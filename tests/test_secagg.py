@@ -26,11 +26,14 @@ from secagg.messages import (
     Advertisement,
     Confirmations,
     Delivery,
+    MaskedInput,
     Parcel,
     ProtocolError,
     Roster,
+    Shares,
     Survivors,
     TooFewError,
+    Unmasking,
     of_keys,
     of_sharers,
     of_survivors,
@@ -377,8 +380,9 @@ def test_sharers_whose_keys_were_kept_back(deals):
         (Parcel(b"", b"", b""), 2),
         (Parcel(bytes(33), bytes(32), b""), 2),
         (Parcel(bytes(33), bytes(33), bytes(32)), 2),
+        (Parcel(bytes(33), shamir.PRIME.to_bytes(33), b""), 2),
     ],
-    ids=["empty", "too short", "a seed where none is due"],
+    ids=["empty", "too short", "a seed where none is due", "outside the field"],
 )
 def test_parcels_that_do_not_hold_what_they_should(parcel, client):
     played = Played()
@@ -570,15 +574,26 @@ def test_both_kinds_of_share_of_one_client():
     """A server that asks again, with other survivors, to get what it was not given."""
     played = Played()
     survivors = played.survivors()
-    played.clients[0].confirm(survivors[0])
+    signed = {n: c.confirm(survivors[n]).signature for n, c in enumerate(played.clients)}
     with refused("asked to confirm where unmask is due"):
-        played.clients[0].confirm(without(survivors[0], 4))
-    signed = {n: c.confirm(survivors[n]).signature for n, c in enumerate(played.clients) if n}
-    given = played.clients[0].unmask(Confirmations(signed))
+        played.clients[1].confirm(without(survivors[1], 4))
+    others = {n: {m: s for m, s in signed.items() if m != n} for n in range(2)}
+    with refused("asked to unmask where failed is due"):
+        played.clients[1].unmask(Confirmations(others[1]))
+    given = played.clients[0].unmask(Confirmations(others[0]))
     assert given.seed_shares.keys() == set(range(5))
     assert given.key_shares == {}
     with refused("asked to unmask where done is due"):
-        played.clients[0].unmask(Confirmations(signed))
+        played.clients[0].unmask(Confirmations(others[0]))
+
+
+@pytest.mark.parametrize("call", ["share", "receive", "confirm", "unmask"])
+def test_a_client_that_is_called_out_of_turn_is_finished(call):
+    client = Client(0, signing_keys(5)[0], setup(5))
+    with refused(f"asked to {call} where advertise is due"):
+        getattr(client, call)(None)
+    with refused("asked to advertise where failed is due"):
+        client.advertise()
 
 
 @pytest.mark.parametrize(
@@ -656,12 +671,20 @@ def test_what_others_would_refuse_is_refused_by_the_server():
         played.server.receive(0, confirmation.to_bytes())
 
 
-@pytest.mark.parametrize("key", [bytes(32), b"", bytes(range(31))], ids=["zero", "none", "short"])
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        (bytes(32), "client 2 advertises a public key with which no secret"),
+        (b"", "malformed Advertisement"),
+        (bytes(range(31)), "malformed Advertisement"),
+    ],
+    ids=["zero", "none", "short"],
+)
 @pytest.mark.parametrize("name", KEYS)
-def test_unusable_keys_are_refused_by_the_server(name, key):
+def test_unusable_keys_are_refused_by_the_server(name, key, sentence):
     played = Played()
     unusable = signed_by(2, replace(played.advertised[2], **{name: key}))
-    with refused("client 2 advertises a public key with which no secret"):
+    with refused(sentence):
         played.server.receive(2, unusable.to_bytes())
 
 
@@ -673,10 +696,10 @@ def test_shares_that_were_not_asked_for_are_refused_by_the_server():
     for wrong, sentence in (
         ({"seed_shares": {}}, "does not give the shares"),
         ({"key_shares": {1: share}}, "does not give the shares"),
-        ({"seed_shares": given[0].seed_shares | {1: share[:-1]}}, "gives a share that is none"),
+        ({"seed_shares": given[0].seed_shares | {1: share[:-1]}}, "malformed Unmasking"),
         ({"seed_shares": given[0].seed_shares | {1: b"\xff" * 33}}, "gives a share that is none"),
     ):
-        with refused(f"client 0 {sentence}"):
+        with refused(sentence):
             played.server.receive(0, replace(given[0], **wrong).to_bytes())
     for n, record in enumerate(given):
         played.server.receive(n, record.to_bytes())
@@ -740,6 +763,46 @@ def test_wrong_shares_of_a_key_are_noticed(threshold, sentence):
         played.server.receive(n, given.to_bytes())
     with refused(f"wrong shares of the {sentence}"):
         played.server.total()
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"round_number": -1}, "a round has a number from 0"),
+        ({"round_number": 2**64}, "a round has a number from 0"),
+        ({"entries": -1}, "entries must be"),
+        ({"graph": graph.everyone(6)}, "not of the clients that are registered"),
+        ({"graph": graph.everyone(4)}, "not of the clients that are registered"),
+    ],
+)
+def test_parameters_that_do_not_fit_together(changed, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(setup(5), **changed)
+
+
+def test_clients_have_small_numbers():
+    links = graph.everyone(2)
+    numbers = {0: 0, 1: 2**20}
+    moved = {numbers[n]: frozenset(numbers[m] for m in links.neighbours[n]) for n in numbers}
+    key = signing_keys(2)[0].public_key()
+    known = replace(links, neighbours=moved, committee=frozenset(moved))
+    with pytest.raises(ValueError, match="clients have numbers below"):
+        Parameters(ROUND, dict.fromkeys(moved, key), known, 5)
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "committee"),
+    [
+        ({0: {1, 2}, 1: {2}, 2: {0, 1}}, {0, 1, 2}),
+        ({0: {0, 1, 2}, 1: {0, 2}, 2: {0, 1}}, {0, 1, 2}),
+        ({0: {1, 2, 3}, 1: {0, 2}, 2: {0, 1}}, {0, 1, 2}),
+        ({0: {1, 2}, 1: {0, 2}, 2: {0, 1}}, {0, 1, 3}),
+    ],
+    ids=["one-sided", "with itself", "with somebody unknown", "an unknown committee"],
+)
+def test_graphs_of_which_no_two_clients_have_the_same_idea(neighbours, committee):
+    with pytest.raises(ValueError, match="neighbours must be mutual"):
+        graph.Graph({n: frozenset(m) for n, m in neighbours.items()}, 2, frozenset(committee))
 
 
 @pytest.mark.parametrize(
@@ -1035,6 +1098,59 @@ def test_the_benchmark_checks_its_sums_and_counts_all():
 
 
 # --- records ---------------------------------------------------------------------------------
+
+
+def test_maps_that_would_take_quadratic_time_are_refused_before_they_are_made():
+    """Large numbers can be chosen so that all meet in the same places of a dictionary."""
+    pairs = 12_000
+    flood = b"\x91" + b"\xdf" + pairs.to_bytes(4)
+    flood += b"".join(b"\xcf" + (n << 47).to_bytes(8) + b"\xc4\0" for n in range(pairs))
+    with refused("malformed Confirmations: a key of a map is no number below"):
+        Confirmations.from_bytes(flood)
+    for key in (-1, 2**20, 1.0, True, None, b"1", (1,)):
+        data = b"\x91\x81" + msgpack.packb(key) + msgpack.packb(bytes(64))
+        with refused("malformed Confirmations: a key of a map is no number below"):
+            Confirmations.from_bytes(data)
+    twice = b"\x91\x82" + 2 * (b"\x01" + msgpack.packb(bytes(64)))
+    with refused("malformed Confirmations: a map has a key twice"):
+        Confirmations.from_bytes(twice)
+
+
+FIELDS = {
+    Advertisement: [1, ROUND, bytes(32), bytes(32), bytes(64)],
+    Shares: [1, ROUND, {2: bytes(100)}],
+    Parcel: [bytes(33), bytes(33), bytes(32)],
+    MaskedInput: [1, ROUND, bytes(80), b"", bytes(64)],
+    Unmasking: [1, ROUND, {2: bytes(33)}, {3: bytes(33)}],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "wrong"),
+    [
+        *((kind, 0, number) for kind in (Shares, MaskedInput) for number in (-1, 2**20)),
+        *((Shares, 1, number) for number in (-1, None)),
+        *((Advertisement, place, bytes(31)) for place in (2, 3, 4)),
+        *((Advertisement, place, bytes(65)) for place in (2, 3, 4)),
+        (Shares, 2, {2: bytes(135)}),
+        *((Parcel, place, bytes(34)) for place in range(3)),
+        (MaskedInput, 3, bytes(34)),
+        (MaskedInput, 4, bytes(63)),
+        *((Unmasking, place, {2: bytes(size)}) for place in (2, 3) for size in (32, 34)),
+    ],
+)
+def test_every_field_has_a_range_or_a_length(kind, place, wrong):
+    content = FIELDS[kind]
+    assert kind.from_bytes(msgpack.packb(content)) == kind(*content)
+    with refused(f"malformed {kind.__name__}: .* is no"):
+        kind.from_bytes(msgpack.packb([*content[:place], wrong, *content[place + 1 :]]))
+
+
+def test_messages_longer_than_any_that_is_due_are_not_read():
+    played = Played()
+    long = replace(played.advertised[0], signature=bytes(played.params.longest))
+    with refused("client 0 sends more than is due"):
+        played.server.receive(0, long.to_bytes())
 
 
 def test_records_survive_the_way_and_nothing_else_does():

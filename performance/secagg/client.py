@@ -194,9 +194,9 @@ class Client:
     @contextmanager
     def _due(self, stage: str) -> Iterator[None]:
         """Go through a stage: only when it is due, and once; on an error all is over."""
-        if self._stage != stage:
-            raise self._error(f"asked to {stage} where {self._stage} is due")
-        self._stage = FAILED
+        due, self._stage = self._stage, FAILED
+        if stage != due:
+            raise self._error(f"asked to {stage} where {due} is due")
         yield
         self._stage = STAGES[STAGES.index(stage) + 1]
 
@@ -242,12 +242,10 @@ class Client:
             *(self._context, sender, self._number),
         )
         parcel = Parcel.from_bytes(plaintext)
-        share = shamir.SHARE_BYTES if in_circle else 0
+        shares = parcel.seed_share, parcel.key_share
+        fit = all(map(shamir.is_share, shares)) if in_circle else not any(shares)
         seed = masks.KEY_BYTES if self._parameters.deals(sender) else 0
-        if tuple(map(len, (parcel.seed_share, parcel.key_share, parcel.common_seed))) != (
-            *(share, share),
-            seed,
-        ):
+        if not fit or len(parcel.common_seed) != seed:
             raise self._error(f"the parcel of client {sender} does not hold what it should")
         return parcel
 

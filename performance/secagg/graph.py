@@ -43,11 +43,19 @@ class Graph:
         """Refuse a graph under which the protocol promises nothing.
 
         Raises:
-            ValueError: for fewer than two clients, or a threshold that is not above half of those
-                that a client deals with, or above all of them.
+            ValueError: for fewer than two clients, neighbours that are not mutual, or unknown
+                members of the committee; for a threshold that is not above half of those that a
+                client deals with, or above all of them.
         """
         if len(self.neighbours) < 2:
             raise ValueError("secure aggregation takes at least two clients")
+        mutual = all(
+            other != client and client in self.neighbours.get(other, ())
+            for client, others in self.neighbours.items()
+            for other in others
+        )
+        if not mutual or not self.committee <= self.neighbours.keys():
+            raise ValueError("neighbours must be mutual, others than oneself, and all known")
         sizes = [len(others) + 1 for others in self.neighbours.values()]
         sizes.append(len(self.committee))
         if self.threshold > min(sizes):

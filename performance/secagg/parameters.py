@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
 from secagg.graph import Graph
-from secagg.messages import ProtocolError, statement
+from secagg.messages import Number, ProtocolError, Round, statement
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Parameters:
     """A round's parameters.
 
     Attributes:
-        round_number: at least 0, never used twice with the same registered keys.
+        round_number: from 0 to 2^64 - 1, never used twice with the same registered keys.
         registered: client -> Ed25519 public key, known to all parties beforehand.
         graph: who deals with whom.
         entries: length of the vectors that are added up.
@@ -30,6 +31,21 @@ class Parameters:
     entries: int
     common: bool = False
 
+    def __post_init__(self):
+        """Refuse what does not fit together.
+
+        Raises:
+            ValueError: for numbers out of range, or a graph of others than those registered.
+        """
+        if self.round_number not in get_args(Round)[1]:
+            raise ValueError(f"a round has a number from 0 to 2^64 - 1, got {self.round_number}")
+        if self.entries < 0:
+            raise ValueError(f"entries must be at least 0, got {self.entries}")
+        if self.graph.neighbours.keys() != self.registered.keys():
+            raise ValueError("the graph is not of the clients that are registered")
+        if not all(client in get_args(Number)[1] for client in self.registered):
+            raise ValueError(f"clients have numbers below {get_args(Number)[1].stop}")
+
     @cached_property
     def context(self) -> bytes:
         """A digest of all of this, 32 bytes: what keys and signatures of the round are bound to."""
@@ -41,6 +57,11 @@ class Parameters:
         digest = Hash(SHA256())
         digest.update(statement("parameters", *known, sorted(self.graph.committee), clients))
         return digest.finalize()
+
+    @property
+    def longest(self) -> int:
+        """How many bytes a client's message may have; less than 256 a client go with a vector."""
+        return 8 * self.entries + 256 * (self.clients + 2)
 
     @property
     def clients(self) -> int:

@@ -62,6 +62,8 @@ class Server:
         present = self._received[-1]
         if len(self._received) > len(STAGES):
             raise ProtocolError(f"client {sender} answers when all is over")
+        if len(data) > self._parameters.longest:
+            raise ProtocolError(f"client {sender} sends more than is due")
         record = STAGES[len(self._received) - 1].from_bytes(data)
         if record.client != sender:
             raise ProtocolError(f"client {sender} speaks for client {record.client}")
