@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder o
 
 from secagg import bench, graph, keys, masks, runner, shamir
 from secagg.client import Client
+from secagg.decoding import decode, evaluate, inverses
 from secagg.messages import (
     Advertisement,
     Confirmations,
@@ -438,14 +439,65 @@ def test_a_dealer_that_gives_different_seeds_of_the_common_secret(dealer):
         masked.append(played.clients[n].mask(played.numbers[n]))
         played.server.receive(n, masked[-1].to_bytes())
     assert len(set(secrets_seen)) == 2, "every dealer's seed counts"
-    with refused("different common secrets"):
-        played.server.survivors()
     told = {n: each.signature for n, each in enumerate(masked)}
     for n in range(5):
         survivors = Survivors(tuple(range(5)), {m: s for m, s in told.items() if m != n})
         wrong = "client 0" if n else "client 1"
         with refused(f"wrong signature of {wrong} under the sharers and common secret"):
             played.clients[n].confirm(survivors)
+
+
+def test_the_round_goes_on_without_whom_a_dealer_gave_another_seed(monkeypatch):
+    made = {2: Equivocating}
+    monkeypatch.setattr(runner, "Client", lambda n, *given: made.get(n, Client)(n, *given))
+    numbers = vectors(5, 5)
+    result = play(setup(5, common=True), numbers)
+    assert result.survivors == (1, 2, 3, 4)
+    assert np.array_equal(result.total, numbers[1:].sum(0, dtype=np.uint64))
+
+
+def test_without_a_common_secret_of_enough_clients_the_round_ends():
+    played = Played(5, 3, common=True)
+    for n in (3, 4):
+        played.clients[n] = Equivocating(n, signing_keys(5)[n], played.params)
+        played.clients[n].deceived = n - 3
+        played.advertised[n] = played.clients[n].advertise()
+    deliveries = played.deliveries()
+    # Clients 0 and 1 have a secret of their own each, and client 2 never answers.
+    for n in (0, 1, 3, 4):
+        played.clients[n].receive(deliveries[n])
+        played.server.receive(n, played.clients[n].mask(played.numbers[n]).to_bytes())
+    with refused("different common secrets"):
+        played.server.survivors()
+
+
+@pytest.mark.parametrize(("common", "agreed"), [(False, bytes(32)), (True, b"")])
+def test_a_common_secret_that_is_not_due(common, agreed):
+    """Not even where it is signed: in plain secure aggregation one client could end the round."""
+    played = Played(5, common=common)
+    played.clients[1].receive(played.deliveries()[1])
+    played.clients[1]._agreed = agreed
+    masked = played.clients[1].mask(played.numbers[1])
+    with refused("client 1 signs a common secret that is not due"):
+        played.server.receive(1, masked.to_bytes())
+
+
+def test_a_single_client_that_signs_another_common_secret_is_left_out():
+    played = Played(5, common=True)
+    for n, delivery in played.deliveries().items():
+        client = played.clients[n]
+        client.receive(delivery)
+        if n == 3:
+            client._agreed = bytes(32)
+        played.server.receive(n, client.mask(played.numbers[n]).to_bytes())
+    survivors = played.server.survivors()
+    assert {told.clients for told in survivors.values()} == {(0, 1, 2, 4)}
+    for n, told in survivors.items():
+        played.server.receive(n, played.clients[n].confirm(told).to_bytes())
+    for n, confirmations in played.server.confirmations().items():
+        played.server.receive(n, played.clients[n].unmask(confirmations).to_bytes())
+    expected = played.numbers[[0, 1, 2, 4]].sum(0, dtype=np.uint64)
+    assert np.array_equal(played.server.total(), expected)
 
 
 def test_a_ciphertext_meant_for_another():
@@ -729,40 +781,89 @@ def test_clients_that_were_gone_do_not_come_back():
         played.server.receive(4, replace(shares, client=4).to_bytes())
 
 
-@pytest.mark.parametrize("liar", range(5))
-def test_wrong_shares_of_a_seed_are_noticed_where_there_is_one_to_spare(liar):
-    played = Played(5)
-    assert played.params.graph.threshold == 4
-    for n, confirmations in played.confirmations().items():
-        given = played.clients[n].unmask(confirmations)
-        if n == liar:
-            given = replace(given, seed_shares=given.seed_shares | {2: bytes(33)})
-        played.server.receive(n, given.to_bytes())
-    with refused("wrong shares of the secrets of client 2: they do not belong"):
-        played.server.total()
-
-
-@pytest.mark.parametrize(
-    ("threshold", "sentence"),
-    [(3, "secrets of client 4: they do not"), (4, "masking key of client 4")],
-)
-def test_wrong_shares_of_a_key_are_noticed(threshold, sentence):
-    """By the share to spare, or by the public key."""
-    played = Played(threshold=threshold)
+def unmasked(played, gone=(), lies=None):
+    """Play to the end; lies: client -> (its `Unmasking` -> another one)."""
     deliveries = played.deliveries()
-    for n in range(4):
+    present = [n for n in range(len(played.clients)) if n not in gone]
+    for n in present:
         played.clients[n].receive(deliveries[n])
         played.server.receive(n, played.clients[n].mask(played.numbers[n]).to_bytes())
     survivors = played.server.survivors()
-    for n in range(4):
+    for n in present:
         played.server.receive(n, played.clients[n].confirm(survivors[n]).to_bytes())
     for n, confirmations in played.server.confirmations().items():
         given = played.clients[n].unmask(confirmations)
-        if n == 1:
-            given = replace(given, key_shares={4: altered(given.key_shares[4])})
-        played.server.receive(n, given.to_bytes())
-    with refused(f"wrong shares of the {sentence}"):
-        played.server.total()
+        played.server.receive(n, (lies or {}).get(n, lambda same: same)(given).to_bytes())
+    return played.server.total()
+
+
+def lying(kind, *about):
+    """A client that gives wrong shares of some others' secrets."""
+
+    def lie(given):
+        shares = getattr(given, kind)
+        return replace(given, **{kind: shares | {n: altered(shares[n]) for n in about}})
+
+    return lie
+
+
+@pytest.mark.parametrize(("gone", "kind", "about"), [((), "seed", 2), ((4,), "key", 4)])
+@pytest.mark.parametrize("liar", range(4))
+def test_wrong_shares_are_noticed_where_there_is_none_to_spare(gone, kind, about, liar):
+    """By what their client signed: else a single liar had the server take a wrong sum."""
+    played = Played(threshold=5 - len(gone))
+    with refused(f"wrong shares of the {kind} of client {about}: they do not give the secret"):
+        unmasked(played, gone, {liar: lying(f"{kind}_shares", about)})
+
+
+@pytest.mark.parametrize(
+    ("gone", "kind", "about", "liars"),
+    [
+        ((), "seed", 2, (0,)),
+        ((), "seed", 2, (0, 5)),
+        ((9,), "key", 9, (8,)),
+        ((9,), "seed", 2, (3,)),
+    ],
+)
+def test_the_sum_is_right_in_spite_of_liars_where_there_are_shares_to_spare(
+    gone, kind, about, liars
+):
+    played = Played(10, 6)
+    left = [n for n in range(10) if n not in gone]
+    total = unmasked(played, gone, dict.fromkeys(liars, lying(f"{kind}_shares", about)))
+    assert np.array_equal(total, played.numbers[left].sum(0, dtype=np.uint64))
+
+
+def test_more_liars_than_can_be_decoded_around_end_the_round():
+    with refused("wrong shares of the seed of client 2: they do not give the secret"):
+        unmasked(Played(10, 6), lies=dict.fromkeys((0, 5, 6), lying("seed_shares", 2)))
+
+
+@pytest.mark.parametrize("liar", range(5))
+def test_one_share_to_spare_is_enough_for_one_liar_about_all(liar):
+    played = Played(5)
+    assert played.params.graph.threshold == 4
+    total = unmasked(played, lies={liar: lying("seed_shares", *range(5))})
+    assert np.array_equal(total, played.numbers.sum(0, dtype=np.uint64))
+
+
+def test_a_liar_costs_the_decoding_of_one_secret(monkeypatch):
+    decoded = []
+    decode = shamir.decode
+    monkeypatch.setattr(shamir, "decode", lambda *given: (decoded.append(1), decode(*given))[1])
+    unmasked(Played(12), lies={0: lying("seed_shares", *range(12))})
+    assert len(decoded) == 1
+
+
+def test_a_seed_fits_one_commitment_of_one_client_and_round():
+    made = {
+        keys.commitment(seed, context, client)
+        for seed in (bytes(32), bytes(31) + b"\1")
+        for context in (b"this round", b"another")
+        for client in (1, 2)
+    }
+    assert len(made) == 8
+    assert not made & {keys.of_self_mask(bytes(32), context) for context in (b"this round",)}
 
 
 @pytest.mark.parametrize(
@@ -832,7 +933,7 @@ def test_masked_inputs_of_constant_vectors_are_uniform_bytes():
             masked = client.mask(vector)
             counts.update(masked.vector)
             # Each kind of mask would do by itself.
-            own = masks.expand(client._seed, ROUND, 64)
+            own = masks.expand(keys.of_self_mask(client._seed, client._context), ROUND, 64)
             pairwise = np.frombuffer(masked.vector, "<u8") - own
             alone["self"].update((vector + own).tobytes())
             alone["pairwise"].update(pairwise.tobytes())
@@ -865,11 +966,49 @@ def test_any_shares_of_the_threshold_give_the_secret(secret, threshold, chosen):
     shares = shamir.split(secret, threshold, range(1, 7))
     assert {len(share) for share in shares.values()} == {shamir.SHARE_BYTES}
     some = {point: shares[point] for point in chosen[:threshold]}
-    assert shamir.combine(some, threshold) == secret
+    assert shamir.combine(some, threshold, secret.__eq__) == (secret, frozenset())
     if threshold > 1:
         some.popitem()
         with pytest.raises(shamir.ShareError, match="takes"):
-            shamir.combine(some, threshold)
+            shamir.combine(some, threshold, secret.__eq__)
+
+
+@given(st.data())
+def test_a_secret_is_decoded_around_wrong_shares_as_long_as_there_are_enough(data):
+    points = data.draw(st.lists(st.integers(1, 40), min_size=2, max_size=14, unique=True))
+    threshold = data.draw(st.integers(1, len(points) - 1))
+    spare = len(points) - threshold
+    most = max(spare // 2, spare == 1)
+    liars = data.draw(st.permutations(points))[: data.draw(st.integers(0, most))]
+    shares = shamir.split(bytes(range(32)), threshold, points)
+    for liar in liars:
+        shares[liar] = data.draw(st.integers(0, 2**256)).to_bytes(33)
+    found = shamir.combine(shares, threshold, bytes(range(32)).__eq__)
+    assert found.secret == bytes(range(32))
+    assert found.wrong <= set(liars)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_decoding_finds_what_a_search_finds(data):
+    """In a small field: the one polynomial of low degree that goes through enough of the shares."""
+    prime, threshold = 11, data.draw(st.integers(1, 3))
+    points = data.draw(st.lists(st.integers(0, 10), min_size=threshold, max_size=7, unique=True))
+    shares = {point: data.draw(st.integers(0, 10)) for point in points}
+    most = (len(points) - threshold) // 2
+    near = [
+        candidate
+        for candidate in itertools.product(range(prime), repeat=threshold)
+        if sum(evaluate(candidate, p, prime) != v for p, v in shares.items()) <= most
+    ]
+    found = decode(shares, threshold, prime)
+    padded = [tuple(found + [0] * (threshold - len(found)))] if found is not None else []
+    assert padded == near
+
+
+@given(st.lists(st.integers(1, 10), max_size=8))
+def test_inverses_are_those_of_each(numbers):
+    assert inverses(numbers, 11) == [pow(number, -1, 11) for number in numbers]
 
 
 def test_shares_are_drawn_by_the_system():
@@ -881,10 +1020,9 @@ def test_shares_are_drawn_by_the_system():
 
 def test_shares_that_are_none_are_refused():
     shares = shamir.split(bytes(32), 2, (1, 2))
-    with pytest.raises(shamir.ShareError, match="no number"):
-        shamir.combine(shares | {1: b"\xff" * 33}, 2)
-    with pytest.raises(shamir.ShareError, match="no number"):
-        shamir.combine(shares | {1: b""}, 2)
+    for wrong in (b"\xff" * 33, b""):
+        with pytest.raises(shamir.ShareError, match="no number"):
+            shamir.combine(shares | {1: wrong}, 2, bytes(32).__eq__)
     for threshold, points in ((3, (1, 2)), (0, (1, 2)), (2, (0, 1)), (2, (1, 1))):
         with pytest.raises(ValueError, match=r"threshold|points"):
             shamir.split(bytes(32), threshold, points)
@@ -1117,7 +1255,7 @@ def test_maps_that_would_take_quadratic_time_are_refused_before_they_are_made():
 
 
 FIELDS = {
-    Advertisement: [1, ROUND, bytes(32), bytes(32), bytes(64)],
+    Advertisement: [1, ROUND, bytes(32), bytes(32), bytes(32), bytes(64)],
     Shares: [1, ROUND, {2: bytes(100)}],
     Parcel: [bytes(33), bytes(33), bytes(32)],
     MaskedInput: [1, ROUND, bytes(80), b"", bytes(64)],
@@ -1130,8 +1268,8 @@ FIELDS = {
     [
         *((kind, 0, number) for kind in (Shares, MaskedInput) for number in (-1, 2**20)),
         *((Shares, 1, number) for number in (-1, None)),
-        *((Advertisement, place, bytes(31)) for place in (2, 3, 4)),
-        *((Advertisement, place, bytes(65)) for place in (2, 3, 4)),
+        *((Advertisement, place, bytes(31)) for place in (2, 3, 4, 5)),
+        *((Advertisement, place, bytes(65)) for place in (2, 3, 4, 5)),
         (Shares, 2, {2: bytes(135)}),
         *((Parcel, place, bytes(34)) for place in range(3)),
         (MaskedInput, 3, bytes(34)),
@@ -1174,7 +1312,7 @@ def test_records_survive_the_way_and_nothing_else_does():
 
 def test_statements_are_of_one_kind_round_client_and_content():
     """Else a signature could be passed off as another."""
-    advertisement = Advertisement(1, ROUND, b"e", b"m", b"")
+    advertisement = Advertisement(1, ROUND, b"e", b"m", b"c", b"")
     contexts = b"a", b"b"
     signed = [
         *(
@@ -1182,7 +1320,7 @@ def test_statements_are_of_one_kind_round_client_and_content():
             for context in contexts
             for n in (1, 2)
         ),
-        *(of_keys(b"a", replace(advertisement, **{name: b"x"})) for name in KEYS),
+        *(of_keys(b"a", replace(advertisement, **{name: b"x"})) for name in (*KEYS, "commitment")),
         *(
             of_sharers(context, client, sharers, agreed)
             for context in contexts

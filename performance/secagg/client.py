@@ -64,6 +64,7 @@ class Client:
                 self._parameters.round_number,
                 self._encryption.public_key().public_bytes_raw(),
                 self._masking.public_key().public_bytes_raw(),
+                keys.commitment(self._seed, self._context, self._number),
                 signature=b"",
             )
             signature = self._signing_key.sign(of_keys(self._context, unsigned))
@@ -99,7 +100,7 @@ class Client:
         """Stage 2, first half: take in what others sent.
 
         Returns:
-            The common secret of all clients, 32 bytes; None where there is none.
+            A key that all clients have in common, 32 bytes; None where there is none.
         """
         with self._due("receive"):
             self._sharers = self._numbers(delivery.sharers, "sharers")
@@ -124,7 +125,7 @@ class Client:
                 return None
             common = self._common_secret()
             self._agreed = keys.derive(common, "digest of the common secret", self._context)
-            return common
+            return keys.derive(common, "common key", self._context)
 
     def mask(self, vector: np.ndarray) -> MaskedInput:
         """Stage 2, second half: hide a vector.
@@ -139,7 +140,8 @@ class Client:
         if vector.dtype != np.uint64 or vector.shape != (entries,):
             raise ValueError(f"uint64 [{entries}] expected, got {vector.dtype} {vector.shape}")
         with self._due("mask"):
-            masked = vector + masks.expand(self._seed, number, entries)
+            own = keys.of_self_mask(self._seed, self._context)
+            masked = vector + masks.expand(own, number, entries)
             for other in self._circle - {self._number}:
                 key = keys.agree(
                     self._masking, self._roster[other].masking_key, "mask", self._context

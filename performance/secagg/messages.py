@@ -99,8 +99,8 @@ def statement(kind: str, *content) -> bytes:
 
 def of_keys(context: bytes, advertisement: "Advertisement") -> bytes:
     """What a client signs when it advertises; `context` is that of the round's parameters."""
-    keys = advertisement.encryption_key, advertisement.masking_key
-    return statement("keys", context, advertisement.client, *keys)
+    offered = advertisement.encryption_key, advertisement.masking_key, advertisement.commitment
+    return statement("keys", context, advertisement.client, *offered)
 
 
 def of_sharers(context: bytes, client: int, sharers: Iterable[int], agreed: bytes) -> bytes:
@@ -124,12 +124,22 @@ def of_survivors(
 
 @dataclass(frozen=True)
 class Advertisement(Record):
-    """Stage 0, to the server: fresh X25519 public keys, for shares and for masks; `of_keys`."""
+    """Stage 0, to the server.
+
+    Attributes:
+        client: who sends it.
+        round_number: of the round.
+        encryption_key: fresh, of X25519, for shares.
+        masking_key: another one, for masks.
+        commitment: to the self-mask's seed, `keys.commitment`.
+        signature: `of_keys`.
+    """
 
     client: Number
     round_number: Round
     encryption_key: PublicKey
     masking_key: PublicKey
+    commitment: Digest
     signature: Signature
 
 

@@ -109,6 +109,8 @@ class _Round:
         """Let clients answer what they are sent -> those that are still there afterwards."""
         left = []
         for number in present:
+            if broadcast and number not in broadcast:
+                continue  # the server counts it as gone
             data = broadcast[number].to_bytes() if broadcast else b""
             self._received[number] += len(data)
             with self._timed("client", stage):

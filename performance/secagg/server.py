@@ -6,10 +6,12 @@ that one that cheats does not end the round for all. The server is given what tr
 else; in the end it holds the sum.
 """
 
+from collections import Counter
+
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from secagg import keys, masks, shamir
+from secagg import keys, shamir, unmasking
 from secagg.messages import (
     Advertisement,
     Confirmation,
@@ -107,14 +109,19 @@ class Server:
     def survivors(self) -> dict[int, Survivors]:
         """End stage 2: who is left, and for each client, what its neighbours signed.
 
+        Clients whose common secret is another than most of them have count as gone.
+
         Raises:
-            ProtocolError: if clients do not have the same common secret.
+            ProtocolError: if fewer than the threshold have the same common secret.
         """
         inputs = self._close(MaskedInput)
-        if len({record.agreed for record in inputs.values()}) > 1:
+        secret, most = Counter(record.agreed for record in inputs.values()).most_common(1)[0]
+        if most < self._graph.threshold:
             raise ProtocolError(
                 "clients have different common secrets: somebody dealt them different seeds"
             )
+        for client in [n for n, record in inputs.items() if record.agreed != secret]:
+            del inputs[client]
         clients = tuple(sorted(inputs))
         return {
             client: Survivors(
@@ -144,35 +151,11 @@ class Server:
 
         Raises:
             TooFewError: if too few shares came of some secret.
-            ProtocolError: if shares do not give the key that they should, or contradict others.
+            ProtocolError: if shares do not give the secret that they should.
         """
         answers = self._close(Unmasking)
         advertised, shared, inputs, _, _ = self._received[: len(STAGES)]
-        number, entries = self._parameters.round_number, self._parameters.entries
-        context = self._parameters.context
-        total = np.zeros(entries, np.uint64)
-        for survivor, record in inputs.items():
-            seed = self._recovered(survivor, "seed_shares", answers)
-            total += np.frombuffer(record.vector, "<u8")
-            total -= masks.expand(seed, number, entries)
-        for gone in shared.keys() - inputs.keys():
-            partners = self._graph.neighbours[gone] & inputs.keys()
-            if not partners:
-                continue  # nobody added a mask that it lacks
-            private = X25519PrivateKey.from_private_bytes(
-                self._recovered(gone, "key_shares", answers)
-            )
-            if private.public_key().public_bytes_raw() != advertised[gone].masking_key:
-                raise ProtocolError(f"wrong shares of the masking key of client {gone}")
-            for partner in partners:
-                key = keys.agree(private, advertised[partner].masking_key, "mask", context)
-                mask = masks.expand(key, number, entries)
-                # What the partner added, or subtracted, and the other did not undo.
-                if partner < gone:
-                    total -= mask
-                else:
-                    total += mask
-        return total
+        return unmasking.total(self._parameters, advertised, shared, inputs, answers)
 
     def _expected(self):
         """Who may send a message in the present stage."""
@@ -203,6 +186,8 @@ class Server:
             case MaskedInput():
                 if len(record.vector) != 8 * self._parameters.entries:
                     raise ProtocolError(f"client {sender} sent a vector of another length")
+                if len(record.agreed) != (keys.DIGEST_BYTES if self._parameters.common else 0):
+                    raise ProtocolError(f"client {sender} signs a common secret that is not due")
                 view = self._received[1], record.agreed
                 signed = of_sharers(self._parameters.context, sender, *view)
                 self._verify(sender, record, signed, "the sharers and common secret")
@@ -243,19 +228,3 @@ class Server:
         """Whose keys a client needs: of those that it encrypts for, or that do so for it."""
         dealers = self._graph.committee if self._parameters.common else frozenset()
         return self._parameters.encrypts_for(client) | dealers | {client}
-
-    def _recovered(self, client, kind, answers):
-        """A client's secret, from the shares of it that others gave."""
-        shares = {
-            holder + 1: getattr(answer, kind)[client]
-            for holder, answer in answers.items()
-            if client in getattr(answer, kind)
-        }
-        if len(shares) < self._graph.threshold:
-            raise TooFewError(f"the secrets of client {client} stay closed: too few shares came")
-        try:
-            return shamir.combine(shares, self._graph.threshold)
-        except shamir.ShareError as error:
-            raise ProtocolError(
-                f"wrong shares of the secrets of client {client}: {error}"
-            ) from error
