@@ -6,6 +6,7 @@ q m and q^2 v, of which the server sees the sums: q, which they share and it lac
 ratio that it steps along.
 """
 
+import hashlib
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -63,9 +64,9 @@ class Protocol:
     def aggregator(self) -> Aggregator:
         """The protocol as an aggregator; it remembers the rounds so far, and if the last counts."""
 
-        def aggregate(messages, memory):
+        def aggregate(messages, memory, received):
             number, _ = memory
-            message, accepted = self._play(messages, int(number))
+            message, accepted = self._play(messages, int(number), received)
             return message, (np.int32(number + 1), np.bool_(accepted))
 
         def init(message, clients):
@@ -94,7 +95,7 @@ class Protocol:
             return columns
         return columns | {name: spent[name] for name in ("clipped", "dropped", "abandoned")}
 
-    def _play(self, messages: PyTree, number: int) -> tuple[PyTree, bool]:
+    def _play(self, messages: PyTree, number: int, received: PyTree) -> tuple[PyTree, bool]:
         """One round -> (mean message of the survivors, whether there is one)."""
         if number in self._played:
             raise ValueError(f"round {number} has been played: masks must not be used again")
@@ -105,9 +106,8 @@ class Protocol:
             # What is no number cannot be sent. The run ends as it would in the clear.
             return coded.none(), True
         try:
-            result = runner.play(
-                self._parameters(number, coded), self._signing, coded.vector, self._dropping(number)
-            )
+            parameters = self._parameters(number, coded, received)
+            result = runner.play(parameters, self._signing, coded.vector, self._dropping(number))
         except TooFewError:
             self._spent["abandoned"] += 1
             return coded.none(), False
@@ -115,7 +115,7 @@ class Protocol:
         self._spent["clipped"] += coded.clipped
         return coded.mean(result.total, len(result.survivors)), True
 
-    def _parameters(self, number, coded):
+    def _parameters(self, number, coded, received):
         clients, neighbours, drop_out, seed = self._settings
         gone = graph.most_gone(clients, drop_out) if drop_out else None
         return Parameters(
@@ -124,6 +124,7 @@ class Protocol:
             graph.build(clients, neighbours, [seed, number, 0], gone),
             coded.entries,
             common=isinstance(coded, _Moments),
+            broadcast=digest(received),
         )
 
     def _dropping(self, number):
@@ -140,6 +141,16 @@ class Protocol:
         for seconds in (result.client_s, result.server_s):
             for stage, spent in seconds.items():
                 self._spent["unmask" if stage == "sum" else stage] += spent
+
+
+def digest(received: PyTree) -> bytes:
+    """What stands for a broadcast of the server in a round's parameters, 32 bytes (SHA-256)."""
+    leaves, structure = jax.tree.flatten(received)
+    found = hashlib.sha256(str(structure).encode())
+    for leaf in map(np.asarray, leaves):
+        found.update(f"{leaf.dtype.str} {leaf.shape} ".encode())
+        found.update(np.ascontiguousarray(leaf))
+    return found.digest()
 
 
 class _Update:

@@ -20,12 +20,13 @@ from secagg.runner import Result
 
 from fl.data.sampling import MinibatchSampler
 from fl.simulation import algorithms, engine, pgd
-from fl.simulation.algorithms import Moments
+from fl.simulation.algorithms import Broadcast, Moments
 from fl.simulation.models import MODELS
 from fl.simulation.rounds import Work
 from fl.simulation.training import Samples, sample_losses
 
 CLIENTS, BATCH, SIDE = 5, 4, 4
+NOTHING = Broadcast({})
 SECURE = ("secagg", "secadam", "secadam_fedadam")
 
 
@@ -86,7 +87,7 @@ def moments(clients, entries, seed):
 def test_the_ratio_is_within_the_bound_of_quantisation(seed):
     sent = moments(CLIENTS, 2000, seed)
     aggregator = Protocol(settings()).aggregator()
-    got, memory = aggregator.aggregate(sent, aggregator.init(None, CLIENTS))
+    got, memory = aggregator.aggregate(sent, aggregator.init(None, CLIENTS), NOTHING)
     assert bool(aggregator.accepts(memory))
     m, v = (np.asarray(part["w"], np.float64).mean(0) for part in sent)
     ratio = m / np.sqrt(v)
@@ -111,7 +112,7 @@ def test_updates_beyond_the_clip_range_are_counted():
     aggregator = secure.aggregator()
     update = np.zeros((CLIENTS, 3), np.float32)
     update[1] = (100, -100, 1)
-    got, _ = aggregator.aggregate({"w": update}, aggregator.init(None, CLIENTS))
+    got, _ = aggregator.aggregate({"w": update}, aggregator.init(None, CLIENTS), NOTHING)
     limit = protocol.UPDATE_CLIP / CLIENTS
     np.testing.assert_allclose(got["w"], [limit, -limit, 1 / CLIENTS], rtol=1e-6)
     assert secure.summary(1)["clipped"] == 2
@@ -133,7 +134,7 @@ def test_rounds_without_dealers_are_abandoned():
     aggregator, update = secure.aggregator(), np.ones((9, 3), np.float32)
     memory = aggregator.init(None, 9)
     for _ in range(40):
-        got, memory = aggregator.aggregate(Moments({"w": update}, {"w": update}), memory)
+        got, memory = aggregator.aggregate(Moments({"w": update}, {"w": update}), memory, NOTHING)
         if bool(aggregator.accepts(memory)):
             np.testing.assert_allclose(got.m["w"] / np.sqrt(got.v["w"]), 1, rtol=1e-6)
     assert 0 < secure.summary(40)["abandoned"] < 40
@@ -142,15 +143,17 @@ def test_rounds_without_dealers_are_abandoned():
 def test_no_round_is_played_twice():
     aggregator = Protocol(settings()).aggregator()
     update, memory = {"w": np.zeros((CLIENTS, 3), np.float32)}, aggregator.init(None, CLIENTS)
-    aggregator.aggregate(update, memory)
+    aggregator.aggregate(update, memory, NOTHING)
     with pytest.raises(ValueError, match="round 0 has been played"):
-        aggregator.aggregate(update, memory)
+        aggregator.aggregate(update, memory, NOTHING)
 
 
 def test_second_moments_that_are_lost_lead_to_no_step():
     aggregator = Protocol(settings()).aggregator()
     nothing = {"w": np.zeros((CLIENTS, 3), np.float32)}
-    got, _ = aggregator.aggregate(Moments(nothing, nothing), aggregator.init(None, CLIENTS))
+    got, _ = aggregator.aggregate(
+        Moments(nothing, nothing), aggregator.init(None, CLIENTS), NOTHING
+    )
     assert (got.m["w"] / np.sqrt(got.v["w"])).tolist() == [0, 0, 0]
 
 
@@ -196,7 +199,7 @@ def test_means_are_over_survivors():
     memory = aggregator.init(None, CLIENTS)
     seen = set()
     for _ in range(15):
-        got, memory = aggregator.aggregate(update, memory)
+        got, memory = aggregator.aggregate(update, memory, NOTHING)
         if bool(aggregator.accepts(memory)):
             there = got["w"] > 0
             expected = update["w"].sum(0)[there] / there.sum()
@@ -216,7 +219,7 @@ def test_every_round_has_a_graph_of_its_own_for_as_many_as_drop_out(monkeypatch)
     secure = Protocol(settings(clients=100, neighbours=AUTO, drop_out=0.01))
     aggregator, memory = secure.aggregator(), secure.aggregator().init(None, 100)
     for _ in range(2):
-        _, memory = aggregator.aggregate({"w": np.zeros((100, 1), np.float32)}, memory)
+        _, memory = aggregator.aggregate({"w": np.zeros((100, 1), np.float32)}, memory, NOTHING)
     assert seen[0] != seen[1]
     degree = graph.choose_degree(100, graph.most_gone(100, 0.01), 10)
     assert degree != graph.choose_degree(100, 10, 10)
@@ -236,15 +239,56 @@ def test_stages_take_what_clients_and_server_spent_on_them(monkeypatch):
     monkeypatch.setattr(protocol.runner, "play", made_up)
     secure = Protocol(settings())
     aggregator = secure.aggregator()
-    aggregator.aggregate({"w": np.zeros((CLIENTS, 1), np.float32)}, aggregator.init(None, CLIENTS))
+    aggregator.aggregate(
+        {"w": np.zeros((CLIENTS, 1), np.float32)}, aggregator.init(None, CLIENTS), NOTHING
+    )
     spent = secure.summary(1)
     assert spent["sent_bytes"] == spent["received_bytes"] == 10
     seconds = {stage: spent[f"{stage}_s"] for stage in protocol.STAGES}
     assert seconds == dict.fromkeys(protocol.STAGES, 3.0) | {"unmask": 7.0}
 
 
+def test_what_was_broadcast_is_part_of_a_round(monkeypatch):
+    seen = []
+
+    def look(parameters, *_):
+        seen.append(parameters.broadcast)
+        raise TooFewError
+
+    monkeypatch.setattr(protocol.runner, "play", look)
+    w = {"a": np.float32([1, 2]), "b": np.float32([3])}
+    broadcasts = [
+        Broadcast(w),
+        Broadcast(w | {"a": np.float32([1, np.nextafter(np.float32(2), np.float32(3))])}),
+        Broadcast({"a": w["a"][:1], "b": np.float32([2, 3])}),
+        Broadcast({"a": w["a"].reshape(1, 2), "b": w["b"]}),
+        Broadcast({"a": w["a"], "c": w["b"]}),
+        Broadcast(w, {"a": w["a"], "b": w["b"]}),
+        Broadcast(w),
+    ]
+    update = {"w": np.zeros((CLIENTS, 1), np.float32)}
+    for received in broadcasts:
+        aggregator = Protocol(settings()).aggregator()
+        aggregator.aggregate(update, aggregator.init(None, CLIENTS), received)
+    assert len(set(seen)) == len(broadcasts) - 1
+    assert seen[0] == seen[-1]
+
+
+def test_the_engine_hands_the_protocol_what_it_broadcast(monkeypatch):
+    seen = []
+    monkeypatch.setattr(protocol, "digest", lambda got: seen.append(flat(got.params)) or bytes(32))
+    secure = Protocol(settings())
+    started, sampler = federation("secadam", secure)
+    state = started.state
+    for _ in range(2):
+        broadcast = flat(state.params).copy()
+        state, _ = started.run(state, sampler.draw(1, 1))
+        assert np.array_equal(seen[-1], broadcast)
+    assert not np.array_equal(*seen)
+
+
 def test_neighbours_give_the_same_sum():
     update = {"w": np.random.default_rng(0).normal(size=(12, 7)).astype("float32")}
     aggregator = Protocol(settings(clients=12, neighbours=6)).aggregator()
-    got, _ = aggregator.aggregate(update, aggregator.init(None, 12))
+    got, _ = aggregator.aggregate(update, aggregator.init(None, 12), NOTHING)
     np.testing.assert_allclose(got["w"], update["w"].mean(0), rtol=1e-5, atol=1e-7)

@@ -21,6 +21,7 @@ from scipy.stats import binom, chisquare
 sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder of scripts
 
 from secagg import bench, graph, keys, masks, runner, shamir
+from secagg import client as client_module
 from secagg.client import Client
 from secagg.decoding import decode, evaluate, inverses
 from secagg.messages import (
@@ -548,6 +549,71 @@ def test_all_of_a_seed_is_random(name):
     parts = {seed[start : start + 4] for seed in seeds for start in range(0, masks.KEY_BYTES, 4)}
     # Two of 240 are equal by chance once in 150,000 times, ten of them never.
     assert len(parts) > 30 * masks.KEY_BYTES / 4 - 10
+
+
+@pytest.mark.parametrize("degree", [None, 8])
+@pytest.mark.parametrize("deceived", [1, 3])
+def test_a_server_that_sends_clients_different_models(deceived, degree):
+    """All but one a model on which they compute zeros, say (Pasquini et al. 2022)."""
+    played = Played(16, degree=degree)
+    played.server = CheatingServer(played.params)
+    for n in range(deceived):
+        other = replace(played.params, broadcast=b"another model")
+        played.clients[n] = Client(n, signing_keys(16)[n], other)
+        played.advertised[n] = played.clients[n].advertise()
+    rosters = played.rosters()
+    links = played.params.graph
+    for n in range(deceived):
+        with refused("or sent another model"):
+            played.clients[n].share(rosters[n])
+    for n in set().union(*(links.neighbours[n] for n in range(deceived))) - set(range(deceived)):
+        with refused("wrong signature of client [012] under its keys.* sent another model"):
+            played.clients[n].share(rosters[n])
+    # Nor does it help to tell each side of those alone who have the same model: they are too few.
+    fewer = Played(16)
+    fewer.server = CheatingServer(fewer.params)
+    other = replace(fewer.params, broadcast=b"another model")
+    halves = [Client(n, signing_keys(16)[n], other) for n in range(8)]
+    offered = tuple(client.advertise().to_bytes() for client in halves)
+    with pytest.raises(TooFewError, match="advertised keys of 8 clients"):
+        halves[0].share(Roster(offered))
+
+
+def test_an_honest_server_leaves_out_who_has_another_model():
+    played = Played()
+    other = replace(played.params, broadcast=b"another model")
+    late = Client(2, signing_keys(5)[2], other).advertise()
+    with refused("wrong signature of client 2 under its keys"):
+        played.server.receive(2, late.to_bytes())
+
+
+def test_every_byte_that_a_client_draws_matters(monkeypatch):
+    """Of fewer bytes than a key has, stretched however well, there would be too few to try."""
+
+    def drawn(changed):
+        """What a client does with the system's random bytes, of which one may be changed."""
+        monkeypatch.setattr(client_module.secrets, "token_bytes", draw := Drawing(changed))
+        client = Client(0, signing_keys(3)[0], setup(3))
+        monkeypatch.undo()
+        return draw.count, (client._seed, client._common_seed)
+
+    count, seeds = drawn(None)
+    assert count == 2 * masks.KEY_BYTES, "each seed is as long as a key, of bytes of its own"
+    others = [drawn(place)[1] for place in range(count)]
+    assert [sum(map(bytes.__ne__, seeds, other)) for other in others] == [1] * count
+    assert {len(seed) for seed in seeds} == {masks.KEY_BYTES}
+
+
+class Drawing:
+    """The system's random bytes, but known, and one of them another if asked for."""
+
+    def __init__(self, changed):
+        self.changed, self.count = changed, 0
+
+    def __call__(self, size):
+        places = range(self.count, self.count + size)
+        self.count += size
+        return bytes((place * 37 + (place == self.changed)) % 256 for place in places)
 
 
 def test_two_survivor_sets_shown_to_different_clients():
@@ -1346,6 +1412,7 @@ def test_the_context_is_all_that_is_known_beforehand():
         replace(known, round_number=ROUND + 1),
         replace(known, entries=6),
         replace(known, common=True),
+        replace(known, broadcast=b"a model"),
         replace(known, registered=dict(known.registered) | {0: known.registered[1]}),
         replace(known, graph=replace(known.graph, threshold=5)),
         replace(known, graph=replace(known.graph, committee=frozenset(range(5)))),

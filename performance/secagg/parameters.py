@@ -1,4 +1,4 @@
-"""What all parties know of a round before it begins."""
+"""What a party knows of a round before it begins."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from secagg.messages import Number, ProtocolError, Round, statement
 
 @dataclass(frozen=True)
 class Parameters:
-    """A round's parameters.
+    """A round's parameters, as a party knows them: those who know others do not get on.
 
     Attributes:
         round_number: from 0 to 2^64 - 1, never used twice with the same registered keys.
@@ -23,6 +23,9 @@ class Parameters:
         graph: who deals with whom.
         entries: length of the vectors that are added up.
         common: whether clients agree on a secret that the server does not learn.
+        broadcast: a digest of what the vectors are computed from, such as the model, as this party
+            was sent it. A server that sends one client another model, say one on which all others
+            compute zeros, could tell that client's vector from the sum.
     """
 
     round_number: int
@@ -30,6 +33,7 @@ class Parameters:
     graph: Graph
     entries: int
     common: bool = False
+    broadcast: bytes = b""
 
     def __post_init__(self):
         """Refuse what does not fit together.
@@ -55,7 +59,8 @@ class Parameters:
         ]
         known = (self.round_number, self.entries, self.common, self.graph.threshold)
         digest = Hash(SHA256())
-        digest.update(statement("parameters", *known, sorted(self.graph.committee), clients))
+        committee = sorted(self.graph.committee)
+        digest.update(statement("parameters", *known, self.broadcast, committee, clients))
         return digest.finalize()
 
     @property
@@ -96,4 +101,7 @@ class Parameters:
         try:
             registered.verify(signature, signed)
         except InvalidSignature as error:
-            raise ProtocolError(f"wrong signature of client {signer} under {what}") from error
+            raise ProtocolError(
+                f"wrong signature of client {signer} under {what}: it is forged, or of one that "
+                "was told other parameters or sent another model"
+            ) from error
