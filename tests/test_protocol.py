@@ -10,9 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder of scripts
 
+import coding
 import protocol
+from coding import COMMITTEE, MASKED
 from protocol import Protocol, Settings
-from secagg import graph, masks
+from secagg import graph, masks, seal
 from secagg.graph import ALL, AUTO
 from secagg.messages import TooFewError
 from secagg.quantise import Quantiser
@@ -59,10 +61,16 @@ def flat(tree):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "local_steps"), [("secagg", 1), ("secadam", 2), ("secadam_fedadam", 1)]
+    ("algorithm", "local_steps", "ratio"),
+    [
+        ("secagg", 1, COMMITTEE),
+        ("secadam", 2, COMMITTEE),
+        ("secadam", 2, MASKED),
+        ("secadam_fedadam", 1, COMMITTEE),
+    ],
 )
-def test_training_is_that_in_the_clear(algorithm, local_steps):
-    secure = Protocol(settings())
+def test_training_is_that_in_the_clear(algorithm, local_steps, ratio):
+    secure = Protocol(settings(ratio=ratio))
     under = train(algorithm, 5, secure, local_steps)
     clear = train(algorithm, 5, None, local_steps)
     moved = np.abs(flat(clear.params) - flat(train(algorithm, 1).params)).max()
@@ -71,7 +79,11 @@ def test_training_is_that_in_the_clear(algorithm, local_steps):
     spent = secure.summary(5)
     assert spent["clipped"] == spent["dropped"] == spent["abandoned"] == 0
     entries = flat(clear.params).size * (1 if algorithm == "secagg" else 2)
-    assert 8 * entries < spent["sent_bytes"] < 8 * entries + 4000
+    # The ratio goes up once, in half as many entries of half the size; sums go down to all.
+    opened = ratio == COMMITTEE and algorithm != "secagg"
+    least = 8 * entries + opened * 2 * entries / CLIENTS
+    assert least < spent["sent_bytes"] < least + 4000
+    assert (spent["received_bytes"] > 8 * entries + 1500) == opened
     assert all(spent[f"{stage}_s"] > 0 for stage in protocol.STAGES)
 
 
@@ -84,27 +96,31 @@ def moments(clients, entries, seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_ratio_is_within_the_bound_of_quantisation(seed):
+@pytest.mark.parametrize("ratio_by", [MASKED, COMMITTEE])
+def test_the_ratio_is_within_the_bound_of_quantisation(seed, ratio_by):
     sent = moments(CLIENTS, 2000, seed)
-    aggregator = Protocol(settings()).aggregator()
+    aggregator = Protocol(settings(ratio=ratio_by)).aggregator()
     got, memory = aggregator.aggregate(sent, aggregator.init(None, CLIENTS), NOTHING)
     assert bool(aggregator.accepts(memory))
     m, v = (np.asarray(part["w"], np.float64).mean(0) for part in sent)
     ratio = m / np.sqrt(v)
     # Each sum is off by its quantiser's error at most, magnified where q is smallest.
+    span, spare = (masks.SPAN, 0) if ratio_by == MASKED else (0, seal.shift(CLIENTS))
     m_off, v_off = (
-        Quantiser.for_sum(clip, CLIENTS).error(CLIENTS) / CLIENTS
-        for clip in (protocol.M_CLIP, protocol.V_CLIP)
+        Quantiser.for_sum(clip, CLIENTS, spare).error(CLIENTS) / CLIENTS
+        for clip in (coding.M_CLIP * 2**span, coding.V_CLIP * 4**span)
     )
-    smallest = 2.0**-masks.SPAN
+    smallest = 2.0**-span
     v_share = v_off / smallest**2 / v
     assert (v_share < 0.5).all()
     bound = (np.abs(m) + m_off / smallest) / np.sqrt(v * (1 - v_share)) - np.abs(ratio)
     # And float32, in which the server computes.
     bound += 1e-6 * np.abs(ratio) + 1e-9
     assert (np.abs(got.m["w"] / np.sqrt(got.v["w"]) - ratio) <= bound).all()
-    # What the server holds is not the moments: q is in it.
-    assert np.median(np.abs(np.log2(got.v["w"] / v))) > 0.5
+    if ratio_by == MASKED:  # what the server holds is not the moments: q is in it
+        assert np.median(np.abs(np.log2(got.v["w"] / v))) > 0.5
+    else:  # nor is it anything but the ratio
+        assert (got.v["w"] == 1).all()
 
 
 def test_updates_beyond_the_clip_range_are_counted():
@@ -113,7 +129,7 @@ def test_updates_beyond_the_clip_range_are_counted():
     update = np.zeros((CLIENTS, 3), np.float32)
     update[1] = (100, -100, 1)
     got, _ = aggregator.aggregate({"w": update}, aggregator.init(None, CLIENTS), NOTHING)
-    limit = protocol.UPDATE_CLIP / CLIENTS
+    limit = coding.UPDATE_CLIP / CLIENTS
     np.testing.assert_allclose(got["w"], [limit, -limit, 1 / CLIENTS], rtol=1e-6)
     assert secure.summary(1)["clipped"] == 2
 
@@ -148,8 +164,9 @@ def test_no_round_is_played_twice():
         aggregator.aggregate(update, memory, NOTHING)
 
 
-def test_second_moments_that_are_lost_lead_to_no_step():
-    aggregator = Protocol(settings()).aggregator()
+@pytest.mark.parametrize("ratio", [MASKED, COMMITTEE])
+def test_second_moments_that_are_lost_lead_to_no_step(ratio):
+    aggregator = Protocol(settings(ratio=ratio)).aggregator()
     nothing = {"w": np.zeros((CLIENTS, 3), np.float32)}
     got, _ = aggregator.aggregate(
         Moments(nothing, nothing), aggregator.init(None, CLIENTS), NOTHING
@@ -251,7 +268,7 @@ def test_stages_take_what_clients_and_server_spent_on_them(monkeypatch):
 def test_what_was_broadcast_is_part_of_a_round(monkeypatch):
     seen = []
 
-    def look(parameters, *_):
+    def look(parameters, *_, **__):
         seen.append(parameters.broadcast)
         raise TooFewError
 

@@ -5,7 +5,6 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
-from functools import cache
 from math import comb
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, chisquare
+from scipy.stats import binom
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder of scripts
 
@@ -30,7 +29,6 @@ from secagg.messages import (
     Delivery,
     MaskedInput,
     Parcel,
-    ProtocolError,
     Roster,
     Shares,
     Survivors,
@@ -43,34 +41,19 @@ from secagg.messages import (
 from secagg.parameters import Parameters
 from secagg.quantise import Quantiser
 from secagg.server import Server
-
-ROUND = 7
-KEYS = ("encryption_key", "masking_key")
-
-
-@cache
-def signing_keys(clients):
-    return {client: Ed25519PrivateKey.generate() for client in range(clients)}
-
-
-def setup(clients, threshold=None, entries=5, degree=None, common=False):
-    if degree:
-        threshold = threshold or graph.majority(degree + 1)
-        links = graph.harary(clients, graph.Degree(degree, threshold), 0)
-    else:
-        links = graph.everyone(clients, threshold)
-    registered = {client: key.public_key() for client, key in signing_keys(clients).items()}
-    return Parameters(ROUND, registered, links, entries, common)
-
-
-def vectors(clients, entries, seed=0):
-    return np.random.default_rng(seed).integers(0, 2**64, (clients, entries), dtype=np.uint64)
-
-
-def play(params, data, dropping=None):
-    keys_of = signing_keys(params.clients)
-    return runner.play(params, keys_of, lambda client, _: data[client], dropping)
-
+from secagg_rounds import (
+    KEYS,
+    ROUND,
+    CheatingServer,
+    Played,
+    altered,
+    play,
+    refused,
+    setup,
+    signing_keys,
+    uniform,
+    vectors,
+)
 
 # --- sums ------------------------------------------------------------------------------------
 
@@ -192,56 +175,12 @@ def test_another_round_has_another_common_secret():
 # --- cheats ----------------------------------------------------------------------------------
 
 
-class Played:
-    """A round that is played by hand up to some stage, so that it can be tampered with."""
-
-    def __init__(self, clients=5, threshold=None, **options):
-        self.params = setup(clients, threshold, **options)
-        self.server = Server(self.params)
-        keys_of = signing_keys(clients)
-        self.clients = [Client(n, keys_of[n], self.params) for n in range(clients)]
-        self.numbers = vectors(clients, self.params.entries)
-        self.advertised = [client.advertise() for client in self.clients]
-
-    def rosters(self):
-        for n, advertisement in enumerate(self.advertised):
-            self.server.receive(n, advertisement.to_bytes())
-        return self.server.rosters()
-
-    def deliveries(self):
-        for n, roster in self.rosters().items():
-            self.server.receive(n, self.clients[n].share(roster).to_bytes())
-        return self.server.deliveries()
-
-    def survivors(self):
-        for n, delivery in self.deliveries().items():
-            self.clients[n].receive(delivery)
-            self.server.receive(n, self.clients[n].mask(self.numbers[n]).to_bytes())
-        return self.server.survivors()
-
-    def confirmations(self):
-        survivors = self.survivors()
-        for n, client in enumerate(self.clients):
-            self.server.receive(n, client.confirm(survivors[n]).to_bytes())
-        return self.server.confirmations()
-
-
-def altered(data, place=-1):
-    changed = bytearray(data)
-    changed[place] ^= 1
-    return bytes(changed)
-
-
 def without(survivors, *gone):
     """What a client is told of the survivors, but for some of them."""
     return Survivors(
         tuple(n for n in survivors.clients if n not in gone),
         {n: signature for n, signature in survivors.signatures.items() if n not in gone},
     )
-
-
-def refused(sentence):
-    return pytest.raises(ProtocolError, match=sentence)
 
 
 def test_wrong_signatures_under_keys():
@@ -341,13 +280,6 @@ def test_ciphertexts_that_were_tampered_with(tamper, sentence):
         played.clients[0].receive(replace(delivery, ciphertexts=tamper(delivery.ciphertexts)))
     with refused("asked to mask where failed is due"):
         played.clients[0].mask(played.numbers[0])
-
-
-class CheatingServer(Server):
-    """One that takes whatever it gets."""
-
-    def _check(self, sender, record):
-        pass
 
 
 @pytest.mark.parametrize("deals", [True, False])
@@ -982,10 +914,6 @@ def test_parameters_that_promise_nothing(clients, threshold, sentence):
 
 
 # --- what the server sees ------------------------------------------------------------------------
-
-
-def uniform(counts):
-    return chisquare([counts[byte] for byte in range(256)]).pvalue > 1e-4
 
 
 def test_masked_inputs_of_constant_vectors_are_uniform_bytes():

@@ -39,6 +39,11 @@ def commitment(seed: bytes, context: bytes, client: int) -> bytes:
     return derive(seed, "commitment", context, client)
 
 
+def digest(content: bytes, context: bytes) -> bytes:
+    """Of what a committee answers; see `Opening`."""
+    return derive(content, "answer", context)
+
+
 def agree(own: X25519PrivateKey, other: bytes, purpose: str, context: bytes) -> bytes:
     """The 32-byte key that two clients have in common (X25519 and HKDF).
 

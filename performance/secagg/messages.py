@@ -241,3 +241,28 @@ class Unmasking(Record):
     round_number: Round
     seed_shares: dict[Number, Share]
     key_shares: dict[Number, Share]
+
+
+@dataclass(frozen=True)
+class SealedSum(Record):
+    """Stage 5, to a member of the committee: the survivors' sum, little-endian, see `seal`."""
+
+    vector: Vector
+
+
+@dataclass(frozen=True)
+class Opening(Record):
+    """Stage 5, to the server: the digest of what a member made of the opened sum."""
+
+    client: Number
+    round_number: Round
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class Answer(Record):
+    """Stage 6, to the server, from one whose digest is that of most: what it is the digest of."""
+
+    client: Number
+    round_number: Round
+    content: Vector

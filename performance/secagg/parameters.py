@@ -9,6 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
+from secagg import seal
 from secagg.graph import Graph
 from secagg.messages import Number, ProtocolError, Round, statement
 
@@ -23,6 +24,8 @@ class Parameters:
         graph: who deals with whom.
         entries: length of the vectors that are added up.
         common: whether clients agree on a secret that the server does not learn.
+        sealed: whether they use it to seal their vectors, so that the server gets no sum, but
+            what the committee makes of it; see `seal`.
         broadcast: a digest of what the vectors are computed from, such as the model, as this party
             was sent it. A server that sends one client another model, say one on which all others
             compute zeros, could tell that client's vector from the sum.
@@ -33,6 +36,7 @@ class Parameters:
     graph: Graph
     entries: int
     common: bool = False
+    sealed: bool = False
     broadcast: bytes = b""
 
     def __post_init__(self):
@@ -45,6 +49,8 @@ class Parameters:
             raise ValueError(f"a round has a number from 0 to 2^64 - 1, got {self.round_number}")
         if self.entries < 0:
             raise ValueError(f"entries must be at least 0, got {self.entries}")
+        if self.sealed and not self.common:
+            raise ValueError("it takes a common secret to seal vectors")
         if self.graph.neighbours.keys() != self.registered.keys():
             raise ValueError("the graph is not of the clients that are registered")
         if not all(client in get_args(Number)[1] for client in self.registered):
@@ -57,16 +63,22 @@ class Parameters:
             (client, key.public_bytes_raw(), sorted(self.graph.neighbours[client]))
             for client, key in sorted(self.registered.items())
         ]
-        known = (self.round_number, self.entries, self.common, self.graph.threshold)
+        known = (self.round_number, self.entries, self.common, self.sealed)
         digest = Hash(SHA256())
         committee = sorted(self.graph.committee)
-        digest.update(statement("parameters", *known, self.broadcast, committee, clients))
+        links = self.graph.threshold, committee, clients
+        digest.update(statement("parameters", *known, self.broadcast, *links))
         return digest.finalize()
 
     @property
     def longest(self) -> int:
         """How many bytes a client's message may have; less than 256 a client go with a vector."""
-        return 8 * self.entries + 256 * (self.clients + 2)
+        return 8 * self.masked_entries + 256 * (self.clients + 2)
+
+    @property
+    def masked_entries(self) -> int:
+        """Length of the vectors that travel."""
+        return self.entries + (seal.LIMBS if self.sealed else 0)
 
     @property
     def clients(self) -> int:

@@ -14,13 +14,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from secagg import keys, shamir, unmasking
 from secagg.messages import (
     Advertisement,
+    Answer,
     Confirmation,
     Confirmations,
     Delivery,
     MaskedInput,
+    Opening,
     ProtocolError,
     Record,
     Roster,
+    SealedSum,
     Shares,
     Survivors,
     TooFewError,
@@ -31,8 +34,8 @@ from secagg.messages import (
 )
 from secagg.parameters import Parameters
 
-# What is collected in each stage.
-STAGES = (Advertisement, Shares, MaskedInput, Confirmation, Unmasking)
+# What is collected in each stage; the last of them where vectors are sealed.
+STAGES = (Advertisement, Shares, MaskedInput, Confirmation, Unmasking, Opening)
 
 
 class Server:
@@ -46,6 +49,7 @@ class Server:
         """
         self._parameters, self._graph = parameters, parameters.graph
         self._received: list[dict[int, Record]] = [{}]
+        self._stages = STAGES if parameters.sealed else STAGES[:-1]
         self._keys: set[bytes] = set()
         self._probe = X25519PrivateKey.generate()
 
@@ -62,15 +66,9 @@ class Server:
                 round any more. The round can go on without it.
         """
         present = self._received[-1]
-        if len(self._received) > len(STAGES):
+        if len(self._received) > len(self._stages):
             raise ProtocolError(f"client {sender} answers when all is over")
-        if len(data) > self._parameters.longest:
-            raise ProtocolError(f"client {sender} sends more than is due")
-        record = STAGES[len(self._received) - 1].from_bytes(data)
-        if record.client != sender:
-            raise ProtocolError(f"client {sender} speaks for client {record.client}")
-        if record.round_number != self._parameters.round_number:
-            raise ProtocolError(f"client {sender} speaks of another round")
+        record = self._read(sender, data, self._stages[len(self._received) - 1])
         if sender in present:
             raise ProtocolError(f"client {sender} answers twice")
         if sender not in self._expected():
@@ -149,21 +147,71 @@ class Server:
     def total(self) -> np.ndarray:
         """End stage 4: the sum of the survivors' vectors, uint64 [entries] modulo 2^64.
 
+        Where vectors are sealed, so is the sum, and it has more entries.
+
         Raises:
             TooFewError: if too few shares came of some secret.
             ProtocolError: if shares do not give the secret that they should.
         """
         answers = self._close(Unmasking)
-        advertised, shared, inputs, _, _ = self._received[: len(STAGES)]
+        advertised, shared, inputs = self._received[:3]
         return unmasking.total(self._parameters, advertised, shared, inputs, answers)
+
+    def sealed_sums(self, total: np.ndarray) -> dict[int, SealedSum]:
+        """Begin stage 5: what each member of the committee that is left is to open."""
+        told = SealedSum(total.astype("<u8", copy=False).tobytes())
+        return dict.fromkeys(sorted(self._expected()), told)
+
+    def speakers(self) -> tuple[int, ...]:
+        """End stage 5: whom to ask for the answer, one after the other, until one gives it.
+
+        Raises:
+            ProtocolError: if fewer than the threshold say the same digest.
+        """
+        opened = self._close(Opening)
+        self._digest, most = Counter(o.digest for o in opened.values()).most_common(1)[0]
+        if most < self._graph.threshold:
+            raise ProtocolError("too few of the committee say the same of the opened sum")
+        return tuple(n for n in sorted(opened) if opened[n].digest == self._digest)
+
+    def answer(self, sender: int, data: bytes) -> bytes:
+        """Stage 6: what the sum comes to, from one of `speakers`.
+
+        Args:
+            sender: who sent it, as the channel says.
+            data: what travelled.
+
+        Raises:
+            ProtocolError: if it is not what most of the committee say.
+        """
+        content = self._read(sender, data, Answer).content
+        if keys.digest(content, self._parameters.context) != self._digest:
+            raise ProtocolError(f"client {sender} says another answer than the committee")
+        return content
+
+    def _read(self, sender, data, kind):
+        """A record of a kind, of this round and from whom the channel says."""
+        if len(data) > self._parameters.longest:
+            raise ProtocolError(f"client {sender} sends more than is due")
+        record = kind.from_bytes(data)
+        if record.client != sender:
+            raise ProtocolError(f"client {sender} speaks for client {record.client}")
+        if record.round_number != self._parameters.round_number:
+            raise ProtocolError(f"client {sender} speaks of another round")
+        return record
 
     def _expected(self):
         """Who may send a message in the present stage."""
-        return self._received[-2] if len(self._received) > 1 else self._parameters.registered
+        if len(self._received) == 1:
+            return self._parameters.registered
+        before = self._received[-2]
+        if self._stages[len(self._received) - 1] is Opening:
+            return self._graph.committee & before.keys()
+        return before
 
     def _close(self, kind):
         """End the stage of a kind of record -> what was received in it, by client."""
-        if kind not in STAGES[len(self._received) - 1 : len(self._received)]:
+        if kind not in self._stages[len(self._received) - 1 : len(self._received)]:
             raise RuntimeError(f"the stage of {kind.__name__} is not the present one")
         done = self._received[-1]
         if len(done) < self._graph.threshold:
@@ -184,7 +232,7 @@ class Server:
                 if record.ciphertexts.keys() != recipients:
                     raise ProtocolError(f"client {sender} does not share with all it deals with")
             case MaskedInput():
-                if len(record.vector) != 8 * self._parameters.entries:
+                if len(record.vector) != 8 * self._parameters.masked_entries:
                     raise ProtocolError(f"client {sender} sent a vector of another length")
                 if len(record.agreed) != (keys.DIGEST_BYTES if self._parameters.common else 0):
                     raise ProtocolError(f"client {sender} signs a common secret that is not due")

@@ -24,7 +24,7 @@ def total(
     inputs: Mapping[int, MaskedInput],
     answers: Mapping[int, Unmasking],
 ) -> np.ndarray:
-    """The sum of the survivors' vectors, uint64 [entries] modulo 2^64.
+    """The sum of the survivors' vectors as they travelled, uint64 [masked_entries].
 
     Args:
         parameters: of the round.
@@ -37,7 +37,8 @@ def total(
         TooFewError: if too few shares came of some secret.
         ProtocolError: if shares do not give the secret that they should.
     """
-    number, entries, context = parameters.round_number, parameters.entries, parameters.context
+    number, context = parameters.round_number, parameters.context
+    entries = parameters.masked_entries
     secrets = _Secrets(answers, parameters.graph.threshold)
     total = np.zeros(entries, np.uint64)
     for survivor, record in inputs.items():
