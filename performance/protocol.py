@@ -87,6 +87,7 @@ class Protocol:
                 "sent_bytes": round(spent["sent"] / rounds / self._settings.clients),
                 "received_bytes": round(spent["received"] / rounds / self._settings.clients),
                 **{f"{stage}_s": round(spent[stage] / rounds, 5) for stage in STAGES},
+                "leak_bound": min(graph.leak_bound(self._settings.clients, self._degree()), 1.0),
             }
         if rounds + spent["abandoned"] < rounds_run:
             return columns
@@ -115,17 +116,23 @@ class Protocol:
         return coded.mean(result.total, len(result.survivors), result.answer), True
 
     def _parameters(self, number, coded, received):
-        clients, neighbours, drop_out, seed, _ = self._settings
-        gone = graph.most_gone(clients, drop_out) if drop_out else None
+        clients, seed, degree = self._settings.clients, self._settings.seed, self._degree()
+        places = [seed, number, 0]
         return Parameters(
             number,
             self._registered,
-            graph.build(clients, neighbours, [seed, number, 0], gone),
+            graph.harary(clients, degree, places) if degree else graph.everyone(clients),
             coded.entries,
             coded.common,
             coded.sealed,
             broadcast=digest(received),
         )
+
+    def _degree(self):
+        """k and t, or None for all neighbours."""
+        clients, drop_out = self._settings.clients, self._settings.drop_out
+        gone = graph.most_gone(clients, drop_out) if drop_out else None
+        return graph.degree_of(clients, self._settings.neighbours, gone)
 
     def _dropping(self, number):
         """Who vanishes in a round, and after which stage."""

@@ -1114,6 +1114,17 @@ def test_graphs_that_users_ask_for():
             graph.build(10, degree, 0)
 
 
+def test_a_degree_given_by_hand_can_be_judged():
+    asked = graph.degree_of(100, 10)
+    assert asked == (10, graph.majority(11))
+    assert graph.leak_bound(100, asked) > 1
+    assert graph.leak_bound(100, None) == graph.leak_bound(11, graph.Degree(10, 8)) == 0
+    chosen = graph.degree_of(1000, graph.AUTO)
+    assert graph.leak_bound(1000, chosen) <= 2**-40 < graph.leak_bound(1000, chosen, corrupt=150)
+    fewer = graph.Degree(chosen.neighbours, graph.majority(chosen.neighbours + 1))
+    assert graph.leak_bound(1000, chosen) < graph.leak_bound(1000, fewer)
+
+
 def test_degrees_grow_slowly():
     degrees = {n: graph.choose_degree(n, n // 10, n // 10) for n in (100, 1000, 10_000)}
     assert degrees[100] < degrees[1000] < degrees[10_000]
