@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher, modes
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
@@ -1072,6 +1074,18 @@ def test_masks_are_those_of_their_key_and_round_alone():
         masks.expand(bytes(16), 0, 1)
 
 
+@pytest.mark.parametrize("entries", [0, 1, masks.BLOCK - 1, masks.BLOCK, 2 * masks.BLOCK + 3])
+def test_masks_are_one_stream_that_is_added_or_subtracted(entries):
+    key, counter = bytes(range(32)), (3).to_bytes(8) + bytes(8)
+    stream = Cipher(AES(key), modes.CTR(counter)).encryptor().update(bytes(8 * entries))
+    expected = np.frombuffer(stream, "<u8")
+    assert np.array_equal(masks.expand(key, 3, entries), expected)
+    for subtract, sign in ((False, 1), (True, 2**64 - 1)):
+        total = np.full(entries, 5, np.uint64)
+        masks.add(total, key, 3, subtract)
+        assert np.array_equal(total, np.uint64(5) + np.uint64(sign) * expected)
+
+
 def test_common_masks_are_positive_and_spread_over_their_span():
     q = masks.positive(bytes(32), 3, 100_000)
     assert 2.0**-masks.SPAN <= q.min() < q.max() <= 2.0**masks.SPAN
@@ -1217,16 +1231,16 @@ def test_honest_survivors_are_parted_only_where_many_in_a_row_are_corrupt(data):
 
 def test_a_clients_masks_are_as_many_as_its_neighbours(monkeypatch):
     counted = Counter()
-    expand = masks.expand
+    add = masks.add
 
-    def counting(key, number, entries):
+    def counting(*given, **options):
         counted["expanded"] += 1
-        return expand(key, number, entries)
+        add(*given, **options)
 
     played = Played(40, entries=4, degree=6)
     delivery = played.deliveries()[0]
     played.clients[0].receive(delivery)
-    monkeypatch.setattr(masks, "expand", counting)
+    monkeypatch.setattr(masks, "add", counting)
     played.clients[0].mask(played.numbers[0])
     assert counted["expanded"] == 6 + 1
     assert len(delivery.ciphertexts) == 6

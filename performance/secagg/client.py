@@ -154,19 +154,15 @@ class Client:
         with self._due("mask"):
             if self._parameters.sealed:
                 vector = self._seal.close(vector)
-            entries = len(vector)
             own = keys.of_self_mask(self._seed, self._context)
-            masked = vector + masks.expand(own, number, entries)
+            masked = vector.copy()
+            masks.add(masked, own, number)
             for other in self._circle - {self._number}:
                 key = keys.agree(
                     self._masking, self._roster[other].masking_key, "mask", self._context
                 )
-                mask = masks.expand(key, number, entries)
                 # What one of a pair adds, the other subtracts.
-                if self._number < other:
-                    masked += mask
-                else:
-                    masked -= mask
+                masks.add(masked, key, number, subtract=self._number > other)
             vector = masked.astype("<u8", copy=False).tobytes()
             signature = self._signing_key.sign(self._signed_with_input(self._number))
             return MaskedInput(self._number, number, vector, self._agreed, signature)

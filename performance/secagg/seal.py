@@ -64,7 +64,7 @@ class Seal(NamedTuple):
         limbs = [tag >> LIMB_BITS * place & (1 << LIMB_BITS) - 1 for place in range(LIMBS)]
         sealed = np.append(vector, np.array(limbs, np.uint64))
         sealed <<= np.uint64(shift(self.clients))
-        sealed += self._pad(len(sealed))
+        masks.add(sealed, self.pad_key, self.round_number)
         return sealed
 
     def open(self, total: np.ndarray, survivors: int) -> np.ndarray:
@@ -81,7 +81,8 @@ class Seal(NamedTuple):
             ProtocolError: if it is not the sum of so many vectors.
         """
         bits = np.uint64(shift(self.clients))
-        opened = total - np.uint64(survivors) * self._pad(len(total))
+        pad = masks.expand(self.pad_key, self.round_number, len(total))
+        opened = total - np.uint64(survivors) * pad
         whole = not (opened & ((np.uint64(1) << bits) - np.uint64(1))).any()
         signed = opened.view(np.int64) >> bits.astype(np.int64)
         sum_, limbs = signed[:-LIMBS], signed[-LIMBS:].tolist()
@@ -89,9 +90,6 @@ class Seal(NamedTuple):
         if not whole or tag % PRIME != self._tag(sum_):
             raise ProtocolError("the sum is not that of the survivors' vectors: it was altered")
         return sum_.view(np.uint64)
-
-    def _pad(self, entries):
-        return masks.expand(self.pad_key, self.round_number, entries)
 
     def _tag(self, numbers):
         """Sum of int64 numbers times secret factors, modulo the prime."""

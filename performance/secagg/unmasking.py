@@ -38,9 +38,8 @@ def total(
         ProtocolError: if shares do not give the secret that they should.
     """
     number, context = parameters.round_number, parameters.context
-    entries = parameters.masked_entries
     secrets = _Secrets(answers, parameters.graph.threshold)
-    total = np.zeros(entries, np.uint64)
+    total = np.zeros(parameters.masked_entries, np.uint64)
     for survivor, record in inputs.items():
         committed = advertised[survivor].commitment
         seed = secrets.recover(
@@ -49,7 +48,7 @@ def total(
             lambda seed, n=survivor, c=committed: keys.commitment(seed, context, n) == c,
         )
         total += np.frombuffer(record.vector, "<u8")
-        total -= masks.expand(keys.of_self_mask(seed, context), number, entries)
+        masks.add(total, keys.of_self_mask(seed, context), number, subtract=True)
     for gone in shared.keys() - inputs.keys():
         partners = parameters.graph.neighbours[gone] & inputs.keys()
         if not partners:
@@ -60,12 +59,8 @@ def total(
         )
         for partner in partners:
             key = keys.agree(private, advertised[partner].masking_key, "mask", context)
-            mask = masks.expand(key, number, entries)
             # What the partner added, or subtracted, and the other did not undo.
-            if partner < gone:
-                total -= mask
-            else:
-                total += mask
+            masks.add(total, key, number, subtract=partner < gone)
     return total
 
 
