@@ -209,6 +209,11 @@ def test_a_run_that_another_process_began_claims_no_totals():
     assert "abandoned" not in later
 
 
+def test_runs_whose_ratio_a_committee_forms_repeat_to_the_bit():
+    first, second = (train("secadam", 3, Protocol(settings(drop_out=0.1))) for _ in range(2))
+    assert np.array_equal(flat(first.params), flat(second.params))
+
+
 def test_means_are_over_survivors():
     secure = Protocol(settings(drop_out=0.2, seed=5))
     update = {"w": np.diag([1.0, 2, 3, 0.5, 1.5]).astype("float32")}

@@ -1254,6 +1254,12 @@ def test_the_benchmark_checks_its_sums_and_counts_all():
     assert found["server_stages_ms"].keys() == {*runner.STAGES, "sum"}
 
 
+def test_the_benchmark_plays_sealed_rounds_and_times_the_pieces():
+    found = bench.measure(bench.Case(5, 50, sealed=True))
+    assert {"open", "answer"} <= found["server_stages_ms"].keys()
+    assert min(bench.pieces(entries=10, threshold=3).values()) > 0
+
+
 # --- records ---------------------------------------------------------------------------------
 
 
