@@ -45,7 +45,8 @@ What is assumed. Registered keys that the server cannot replace; the same `Param
 (those who know others are refused), no two rounds with the same number under the same registered
 keys; channels that say who sent a message; t of those that each client deals with, and of the
 committee, stay to the end; in SecAgg+, places in the circle that nobody chose; the usual hardness
-of X25519, Ed25519, AES and ChaCha20-Poly1305. How long a step takes is not hidden: Python's integers are not constant in time.
+of X25519, Ed25519, AES and ChaCha20-Poly1305. How long a step takes is
+not hidden: Python's integers are not constant in time.
 
 ===========  ====================================================================================
 shamir       secret sharing over a prime field        quantise    numbers as integers modulo 2^64
