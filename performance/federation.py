@@ -109,4 +109,4 @@ def work(
 def secure_aggregation(run: Run, seed: int) -> Protocol:
     """The protocol, as a run asks for it."""
     neighbours, drop_out = run.overrides.neighbours or ALL, run.overrides.drop_out or 0.0
-    return Protocol(Settings(run.clients, neighbours, drop_out, seed))
+    return Protocol(Settings(run.clients, neighbours, drop_out, seed, run.ratio))

@@ -1,13 +1,15 @@
 """What to run: the options, and the runs that they stand for."""
 
 import itertools
+import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coding import COMMITTEE, MASKED
 from runs import DEPARTURES, Overrides, Run
-from secagg.graph import ALL, AUTO
+from secagg.graph import ALL, AUTO, LEAST_SECURITY_BITS, degree_of, leak_bound
 
 from fl.data import partition
 from fl.data.catalogue import DATASETS
@@ -98,6 +100,17 @@ class Options(CommonOptions):
         type=neighbours_number,
         metavar=f"{AUTO}|{ALL}|K",
     )
+    insecure_neighbours: bool = option(
+        False,
+        "take --neighbours K even where a cheating server may well learn more than one sum a round",
+        action="store_true",
+    )
+    ratio: str | None = option(
+        None,
+        "under secure aggregation, who forms SecAdam's ratio: a committee of clients, or the "
+        "server out of masked moments (default: committee)",
+        type=choice((COMMITTEE, MASKED)),
+    )
     convergence: float | None = option(
         None,
         "stop at this test accuracy and count the rounds until then (default: the paper's)",
@@ -140,11 +153,9 @@ def check(options: Options, parser: ArgumentParser) -> None:
             "argument -n/--num-clients: secure aggregation takes at least two clients; a single "
             "one can only sum in the clear, with --efficient"
         )
-    if isinstance(options.neighbours, int) and not 2 <= options.neighbours < options.clients:
-        parser.error(
-            f"argument --neighbours: each of {options.clients} clients has 2 to "
-            f"{options.clients - 1} of them"
-        )
+    _check_neighbours(options, parser)
+    if options.ratio and not any(forms_ratio(options, name) for name in options.algorithm):
+        parser.error("argument --ratio: no run forms a ratio under secure aggregation")
     if options.convergence is not None and options.convergence > 1:
         parser.error("argument --convergence: an accuracy is at most 1")
     for steps in options.local_steps:
@@ -153,6 +164,32 @@ def check(options: Options, parser: ArgumentParser) -> None:
                 f"argument --step-budget: {options.step_budget} local steps in all are less than "
                 f"one round of {steps}"
             )
+
+
+def _check_neighbours(options, parser):
+    """Refuse a K that cannot be, or that promises too little."""
+    clients, asked = options.clients, options.neighbours
+    if not isinstance(asked, int):
+        if options.insecure_neighbours:
+            parser.error("argument --insecure-neighbours: it is about --neighbours K: give a K")
+        return
+    if not 2 <= asked < clients:
+        parser.error(
+            f"argument --neighbours: each of {clients} clients has 2 to {clients - 1} of them"
+        )
+    bound = min(leak_bound(clients, degree_of(clients, asked)), 1.0)
+    if bound <= 2.0**-LEAST_SECURITY_BITS:
+        return
+    said = (
+        f"with {asked} neighbours of {clients} clients, 10 % of which work with it, a cheating "
+        f"server may learn more than one sum with a probability of up to {bound:.2g} a round"
+    )
+    if not options.insecure_neighbours:
+        parser.error(
+            f"argument --neighbours: {said}, above 2^-{LEAST_SECURITY_BITS}: choose {AUTO}, {ALL} "
+            "or more, or say --insecure-neighbours"
+        )
+    print(f"argument --insecure-neighbours: {said}", file=sys.stderr)
 
 
 def grid(options: Options) -> Iterator[Run]:
@@ -183,6 +220,7 @@ def grid(options: Options) -> Iterator[Run]:
             seed=seed,
             partition=partition_name,
             aggregation="protocol" if is_secure(options, algorithm) else "clear",
+            ratio=(options.ratio or COMMITTEE) if forms_ratio(options, algorithm) else None,
             convergence=_threshold(options, dataset),
             variant=variant(options.as_published, DEPARTURES),
             departures=options.as_published,
@@ -193,6 +231,12 @@ def grid(options: Options) -> Iterator[Run]:
 def is_secure(options: Options, algorithm: str) -> bool:
     """Whether an algorithm's runs are under secure aggregation."""
     return algorithms.ALGORITHMS[algorithm]().secure and not options.efficient
+
+
+def forms_ratio(options: Options, algorithm: str) -> bool:
+    """Whether an algorithm's runs form the ratio of moments under secure aggregation."""
+    moments = algorithms.ALGORITHMS[algorithm]().sends == algorithms.MOMENTS
+    return moments and is_secure(options, algorithm)
 
 
 def _threshold(options, dataset):

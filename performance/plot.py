@@ -47,8 +47,8 @@ def local_step_figures(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """
     # A run that stops at convergence has no final accuracy to compare.
     found = [
-        ({**setting, "aggregation": aggregation, "rounds": total_steps(grid).iloc[0]}, grid)
-        for setting, aggregation, grid in grids(frame[frame["convergence"].isna()])
+        ({**setting, **how, "rounds": total_steps(grid).iloc[0]}, grid)
+        for setting, how, grid in grids(frame[frame["convergence"].isna()])
     ]
     for name, _, grid in figures.named("local_steps", found, TASK):
         stats = summary.mean_and_std(grid, ["alpha", "algorithm", "local_steps"], "final_accuracy")
@@ -69,11 +69,11 @@ def round_figures(history: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     Args:
         history: evaluations of finished runs, with the status of the run.
     """
-    setting = [name for name in RUN if name not in ("algorithm", "seed", "aggregation")]
+    setting = [name for name in RUN if name not in ("algorithm", "seed", "aggregation", "ratio")]
     found = [
-        ({**values, "aggregation": aggregation}, view)
+        ({**values, **how}, view)
         for values, rows in summary.groups(history, setting)
-        for aggregation, view in aggregation_views(rows)
+        for how, view in aggregation_views(rows)
     ]
     for name, _, view in figures.named("accuracy", found, TASK):
         stats = summary.mean_and_std(view, ["algorithm", "round"], "accuracy")

@@ -32,6 +32,8 @@ NEEDS = ["status", "final_accuracy", "rounds_to_convergence"]
 PUBLISHED = "3,000 local steps in all"
 # Rows and columns of a table of algorithms.
 BY_ALGORITHM = (["algorithm"], ["dataset", "model"])
+# Who forms SecAdam's ratio, in words.
+RATIO = {"masked": "ratios formed by the server", "committee": "ratios formed by a committee"}
 ACCURACY = Metric(
     "final_accuracy", "", "Final test accuracy (%)", 100, 1, always=True, missing="missing"
 )
@@ -72,13 +74,22 @@ def main() -> None:
     reports.show(found, frame, "performance", options, hint)
 
 
-def aggregation_views(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Split runs where an algorithm ran both under the protocol and in the clear.
+def aggregation_views(frame: pd.DataFrame) -> Iterator[tuple[dict, pd.DataFrame]]:
+    """Split runs where an algorithm ran under the protocol and in the clear, or with two ratios.
 
     Yields:
-        The aggregation (empty if there is nothing to split) and its runs, together with those of
-        the algorithms that never ran with it, so that FedAvg, say, stands beside SecAdam.
+        The aggregation and the ratio (each empty if there is nothing to split) and their runs,
+        together with those of the algorithms that never ran with them, so that FedAvg, say, stands
+        beside SecAdam.
     """
+    for aggregation, view in _by_aggregation(frame):
+        ratios = sorted(view["ratio"].dropna().unique())
+        for ratio in ratios if len(ratios) > 1 else [""]:
+            own = view["ratio"].isin([ratio]) | view["ratio"].isna() if ratio else slice(None)
+            yield {"aggregation": aggregation, "ratio": ratio}, view[own]
+
+
+def _by_aggregation(frame):
     kinds = frame.groupby("algorithm")["aggregation"].nunique()
     both = frame["algorithm"].isin(kinds.index[kinds > 1])
     if not both.any():
@@ -93,14 +104,16 @@ def aggregation_views(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]
         yield name, frame[(same | never) & ~half]
 
 
-def grids(frame: pd.DataFrame) -> Iterator[tuple[dict, str, pd.DataFrame]]:
-    """Yield the setting, the aggregation (or empty) and the runs of each grid of local steps."""
+def grids(frame: pd.DataFrame) -> Iterator[tuple[dict, dict, pd.DataFrame]]:
+    """Yield the setting, how sums were made (or empty) and the runs of each grid of local steps."""
     for setting, rows in summary.groups(frame, GRID):
-        for aggregation, view in aggregation_views(rows):
+        for how, view in aggregation_views(rows):
             for grid in _step_views(view):
-                own = grid[grid["aggregation"] == aggregation] if aggregation else grid
+                own = grid
+                for name, value in how.items():
+                    own = own[own[name] == value] if value else own
                 if own["local_steps"].nunique() > 1:
-                    yield setting, aggregation, grid
+                    yield setting, how, grid
 
 
 def _step_views(frame):
@@ -208,9 +221,10 @@ def _describe_aggregation(view):
     secure = [display_name(name) for name in kinds.index[kinds == "protocol"]]
     if not secure:
         return "All sums in the clear"
+    formed = "".join(f", {RATIO[ratio]}" for ratio in view["ratio"].dropna().unique())
     if len(secure) == len(kinds):
-        return "All sums under secure aggregation"
-    return f"Sums under secure aggregation for {', '.join(secure)}, in the clear otherwise"
+        return f"All sums under secure aggregation{formed}"
+    return f"Sums under secure aggregation for {', '.join(secure)}{formed}, in the clear otherwise"
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ class Run:
         seed: its number; `sampling.run_seed` makes a seed of it.
         partition: a key of `partition.PARTITIONS`.
         aggregation: "protocol" for secure aggregation, message by message, or "clear".
+        ratio: who forms SecAdam's ratio under the protocol, "committee" or "masked", see `coding`;
+            None where there is no protocol or no ratio.
         convergence: test accuracy, up to 1, at which it stops; None to run all rounds.
         variant: see `fl.experiment.departures.variant`.
         departures: what is done as the published code does it.
@@ -68,6 +70,7 @@ class Run:
     seed: int
     partition: str
     aggregation: str
+    ratio: str | None
     convergence: float | None
     variant: str
     departures: Departures
@@ -76,16 +79,17 @@ class Run:
 
 RUN = runs.columns(Run)
 # What secure aggregation took of a round on average: bytes of a client, seconds of all parties by
-# stage; and in all rounds, entries that were clipped, clients that vanished, abandoned rounds.
+# stage; in all rounds, entries that were clipped, clients that vanished, abandoned rounds; and what
+# the probability is at most that a round leaks, see `secagg.graph.leak_bound`.
 PROTOCOL = (
     *("sent_bytes", "received_bytes"),
     *("advertise_s", "share_s", "mask_s", "confirm_s", "unmask_s"),
-    *("clipped", "dropped", "abandoned"),
+    *("clipped", "dropped", "abandoned", "leak_bound"),
 )
 # As the published tables name and order them, as far as they have them.
 COLUMNS = (
     *("dataset", "model", "clients", "algorithm", "alpha", "local_steps", "final_accuracy"),
-    *("rounds", "batch_size", "seed", "partition", "aggregation"),
+    *("rounds", "batch_size", "seed", "partition", "aggregation", "ratio"),
     *("rounds_to_convergence", "convergence", "status", "variant", "departures"),
     *("overrides", "start_s", "wall_s", "rounds_per_s", *PROTOCOL, *PROVENANCE),
 )

@@ -82,7 +82,7 @@ def test_a_run_of_the_experiment_is_the_plain_loop(tmp_path):
     """Its data, who holds what, minibatches, and steps."""
     run = runs.Run(
         *("digits", "lenet", CLIENTS, "secadam", 0.1, 2, ROUNDS, minimal.BATCH, 1, "lda"),
-        *("clear", None, "corrected", Departures(), runs.Overrides()),
+        *("clear", None, None, "corrected", Departures(), runs.Overrides()),
     )
     trained = federation.train_federation(
         run, federation.plan(run, None), None, tmp_path / "run.npz"

@@ -28,6 +28,8 @@ COMMANDS = {
     "long": "--num-clients 4 --epochs 1 --aggregation sgd --convergence 0.2 --rounds 50 "
     "--model softmax",
     "secure": f"-a secagg fedavg {SMALL} --drop-out 0.1 --neighbours 8",
+    "insecure": f"-a secadam secagg {SMALL} -r 2 --neighbours 4 --insecure-neighbours",
+    "masked": f"-a secadam {SMALL} -r 2 --ratio masked",
     "budget": "--local-steps 2 3 --step-budget 6 --model softmax",
     "plain": f"-a fedavg {SMALL}",
     "overridden": f"-a fedavg {SMALL} --hardening none --client-rate 0.01",
@@ -109,6 +111,20 @@ def test_secure_algorithms_run_under_the_protocol(session):
     assert np.isnan(clear["overrides"]) or clear["overrides"] is None
 
 
+def test_who_forms_the_ratio_is_in_the_row(session):
+    (masked,) = frame(session, "masked").to_dict("records")
+    secadam, secagg = frame(session, "insecure").to_dict("records")
+    assert (masked["ratio"], secadam["ratio"]) == ("masked", "committee")
+    assert np.isnan(secagg["ratio"])
+    assert masked["received_bytes"] < 8 * 2570 < secadam["received_bytes"]
+
+
+def test_how_likely_neighbours_leak_is_said_and_in_the_row(session):
+    assert frame(session, "insecure")["leak_bound"].tolist() == [1, 1]
+    assert frame(session, "masked")["leak_bound"].tolist() == [0]
+    assert "a cheating server may learn more than one sum with" in session["insecure"].said
+
+
 def test_step_budget_fixes_the_rounds(session):
     assert frame(session, "budget")["rounds"].tolist() == [3, 2]
 
@@ -167,6 +183,12 @@ REFUSED = {
     "-a secagg -n 1": "at least two clients",
     "-a secadam --neighbours 5": "argument --neighbours: needs auto, all or an even number",
     "-a secadam --neighbours 10": "argument --neighbours: each of 10 clients",
+    "-a secadam -n 100 --neighbours 10": "one sum with a probability of up to 1 a round",
+    "-a secagg -n 1000 --neighbours 134": "of up to 1.3e-05 a round, above 2^-20: choose auto",
+    "-a secagg --neighbours auto --insecure-neighbours": "argument --insecure-neighbours: it is",
+    "-a secagg --ratio masked": "argument --ratio: no run forms a ratio under secure",
+    "-a secadam --ratio masked --efficient": "argument --ratio: no run forms a ratio under secure",
+    "-a secadam --ratio both": "argument --ratio: ",
     "-a secadam --neighbours 4 --efficient": "argument --neighbours: no run is under secure",
     "-a fedavg --drop-out 0.1": "argument --drop-out: no run is under secure",
     "-a secagg --drop-out 1": "argument --drop-out",

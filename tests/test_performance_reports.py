@@ -18,7 +18,8 @@ ALGORITHMS = ("fedavg", "secagg", "secadam")
 RUN = {
     **{"dataset": "digits", "model": "lenet", "clients": 10, "algorithm": "fedavg", "alpha": 0.5},
     **{"local_steps": 1, "final_accuracy": 0.5, "rounds": 200, "batch_size": 32, "seed": 0},
-    **{"partition": "lda", "aggregation": "clear", "rounds_to_convergence": None},
+    **{"partition": "lda", "aggregation": "clear", "ratio": None},
+    **{"rounds_to_convergence": None},
     **{
         "convergence": None,
         "status": "ok",
@@ -139,6 +140,27 @@ def test_one_seed_and_diverged_runs(tmp_path):
     assert caption.startswith("Final test accuracy (%), 1 seed. ")
     assert "† stands for a run that diverged" in caption
     assert rows[2:] == [["FedAvg", "50.00"], ["FedAdam", "diverged"]]
+
+
+def test_ratios_that_different_parties_formed_are_never_averaged(tmp_path):
+    shared = runs(aggregation="protocol")
+    others = [run for run in shared if run["algorithm"] == "secagg"]
+    secadam = [run for run in shared if run["algorithm"] == "secadam"]
+    both = [
+        run | {"ratio": ratio, "final_accuracy": run["final_accuracy"] + shift}
+        for ratio, shift in (("masked", 0.0), ("committee", 0.1))
+        for run in secadam
+    ]
+    path = write(tmp_path / "results.csv", others + both, evaluations(others + both))
+    found = markdown_tables(path)
+    said = ["ratios formed by a committee", "ratios formed by the server"]
+    assert [words in caption for (caption, _), words in zip(found, said, strict=True)] == [True] * 2
+    values = [[row[1] for row in rows[2:]] for _, rows in found]
+    assert values[0][0] == values[1][0], "SecAgg stands beside each"
+    assert float(values[0][1].split()[0]) == pytest.approx(float(values[1][1].split()[0]) + 10)
+    run_report(FOLDER / "plot.py", "--results", path, "--output", tmp_path)
+    names = {drawn.stem for drawn in tmp_path.glob("accuracy*.png")}
+    assert names == {f"accuracy_digits_lenet_{ratio}" for ratio in ("committee", "masked")}
 
 
 def test_protocol_and_clear_sums_side_by_side(tmp_path):

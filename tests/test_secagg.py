@@ -5,7 +5,6 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
-from functools import cache
 from math import comb
 from pathlib import Path
 
@@ -14,23 +13,29 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher, modes
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, chisquare
+from scipy.stats import binom
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder of scripts
 
 from secagg import bench, graph, keys, masks, runner, shamir
+from secagg import client as client_module
 from secagg.client import Client
+from secagg.decoding import decode, evaluate, inverses
 from secagg.messages import (
     Advertisement,
     Confirmations,
     Delivery,
+    MaskedInput,
     Parcel,
-    ProtocolError,
     Roster,
+    Shares,
     Survivors,
     TooFewError,
+    Unmasking,
     of_keys,
     of_sharers,
     of_survivors,
@@ -38,34 +43,19 @@ from secagg.messages import (
 from secagg.parameters import Parameters
 from secagg.quantise import Quantiser
 from secagg.server import Server
-
-ROUND = 7
-KEYS = ("encryption_key", "masking_key")
-
-
-@cache
-def signing_keys(clients):
-    return {client: Ed25519PrivateKey.generate() for client in range(clients)}
-
-
-def setup(clients, threshold=None, entries=5, degree=None, common=False):
-    if degree:
-        threshold = threshold or graph.majority(degree + 1)
-        links = graph.harary(clients, graph.Degree(degree, threshold), 0)
-    else:
-        links = graph.everyone(clients, threshold)
-    registered = {client: key.public_key() for client, key in signing_keys(clients).items()}
-    return Parameters(ROUND, registered, links, entries, common)
-
-
-def vectors(clients, entries, seed=0):
-    return np.random.default_rng(seed).integers(0, 2**64, (clients, entries), dtype=np.uint64)
-
-
-def play(params, data, dropping=None):
-    keys_of = signing_keys(params.clients)
-    return runner.play(params, keys_of, lambda client, _: data[client], dropping)
-
+from secagg_rounds import (
+    KEYS,
+    ROUND,
+    CheatingServer,
+    Played,
+    altered,
+    play,
+    refused,
+    setup,
+    signing_keys,
+    uniform,
+    vectors,
+)
 
 # --- sums ------------------------------------------------------------------------------------
 
@@ -187,56 +177,12 @@ def test_another_round_has_another_common_secret():
 # --- cheats ----------------------------------------------------------------------------------
 
 
-class Played:
-    """A round that is played by hand up to some stage, so that it can be tampered with."""
-
-    def __init__(self, clients=5, threshold=None, **options):
-        self.params = setup(clients, threshold, **options)
-        self.server = Server(self.params)
-        keys_of = signing_keys(clients)
-        self.clients = [Client(n, keys_of[n], self.params) for n in range(clients)]
-        self.numbers = vectors(clients, self.params.entries)
-        self.advertised = [client.advertise() for client in self.clients]
-
-    def rosters(self):
-        for n, advertisement in enumerate(self.advertised):
-            self.server.receive(n, advertisement.to_bytes())
-        return self.server.rosters()
-
-    def deliveries(self):
-        for n, roster in self.rosters().items():
-            self.server.receive(n, self.clients[n].share(roster).to_bytes())
-        return self.server.deliveries()
-
-    def survivors(self):
-        for n, delivery in self.deliveries().items():
-            self.clients[n].receive(delivery)
-            self.server.receive(n, self.clients[n].mask(self.numbers[n]).to_bytes())
-        return self.server.survivors()
-
-    def confirmations(self):
-        survivors = self.survivors()
-        for n, client in enumerate(self.clients):
-            self.server.receive(n, client.confirm(survivors[n]).to_bytes())
-        return self.server.confirmations()
-
-
-def altered(data, place=-1):
-    changed = bytearray(data)
-    changed[place] ^= 1
-    return bytes(changed)
-
-
 def without(survivors, *gone):
     """What a client is told of the survivors, but for some of them."""
     return Survivors(
         tuple(n for n in survivors.clients if n not in gone),
         {n: signature for n, signature in survivors.signatures.items() if n not in gone},
     )
-
-
-def refused(sentence):
-    return pytest.raises(ProtocolError, match=sentence)
 
 
 def test_wrong_signatures_under_keys():
@@ -338,13 +284,6 @@ def test_ciphertexts_that_were_tampered_with(tamper, sentence):
         played.clients[0].mask(played.numbers[0])
 
 
-class CheatingServer(Server):
-    """One that takes whatever it gets."""
-
-    def _check(self, sender, record):
-        pass
-
-
 @pytest.mark.parametrize("deals", [True, False])
 def test_sharers_whose_keys_were_kept_back(deals):
     """Of one that deals seeds of the common secret to all, or shares with neighbours alone."""
@@ -377,8 +316,9 @@ def test_sharers_whose_keys_were_kept_back(deals):
         (Parcel(b"", b"", b""), 2),
         (Parcel(bytes(33), bytes(32), b""), 2),
         (Parcel(bytes(33), bytes(33), bytes(32)), 2),
+        (Parcel(bytes(33), shamir.PRIME.to_bytes(33), b""), 2),
     ],
-    ids=["empty", "too short", "a seed where none is due"],
+    ids=["empty", "too short", "a seed where none is due", "outside the field"],
 )
 def test_parcels_that_do_not_hold_what_they_should(parcel, client):
     played = Played()
@@ -434,14 +374,65 @@ def test_a_dealer_that_gives_different_seeds_of_the_common_secret(dealer):
         masked.append(played.clients[n].mask(played.numbers[n]))
         played.server.receive(n, masked[-1].to_bytes())
     assert len(set(secrets_seen)) == 2, "every dealer's seed counts"
-    with refused("different common secrets"):
-        played.server.survivors()
     told = {n: each.signature for n, each in enumerate(masked)}
     for n in range(5):
         survivors = Survivors(tuple(range(5)), {m: s for m, s in told.items() if m != n})
         wrong = "client 0" if n else "client 1"
         with refused(f"wrong signature of {wrong} under the sharers and common secret"):
             played.clients[n].confirm(survivors)
+
+
+def test_the_round_goes_on_without_whom_a_dealer_gave_another_seed(monkeypatch):
+    made = {2: Equivocating}
+    monkeypatch.setattr(runner, "Client", lambda n, *given: made.get(n, Client)(n, *given))
+    numbers = vectors(5, 5)
+    result = play(setup(5, common=True), numbers)
+    assert result.survivors == (1, 2, 3, 4)
+    assert np.array_equal(result.total, numbers[1:].sum(0, dtype=np.uint64))
+
+
+def test_without_a_common_secret_of_enough_clients_the_round_ends():
+    played = Played(5, 3, common=True)
+    for n in (3, 4):
+        played.clients[n] = Equivocating(n, signing_keys(5)[n], played.params)
+        played.clients[n].deceived = n - 3
+        played.advertised[n] = played.clients[n].advertise()
+    deliveries = played.deliveries()
+    # Clients 0 and 1 have a secret of their own each, and client 2 never answers.
+    for n in (0, 1, 3, 4):
+        played.clients[n].receive(deliveries[n])
+        played.server.receive(n, played.clients[n].mask(played.numbers[n]).to_bytes())
+    with refused("different common secrets"):
+        played.server.survivors()
+
+
+@pytest.mark.parametrize(("common", "agreed"), [(False, bytes(32)), (True, b"")])
+def test_a_common_secret_that_is_not_due(common, agreed):
+    """Not even where it is signed: in plain secure aggregation one client could end the round."""
+    played = Played(5, common=common)
+    played.clients[1].receive(played.deliveries()[1])
+    played.clients[1]._agreed = agreed
+    masked = played.clients[1].mask(played.numbers[1])
+    with refused("client 1 signs a common secret that is not due"):
+        played.server.receive(1, masked.to_bytes())
+
+
+def test_a_single_client_that_signs_another_common_secret_is_left_out():
+    played = Played(5, common=True)
+    for n, delivery in played.deliveries().items():
+        client = played.clients[n]
+        client.receive(delivery)
+        if n == 3:
+            client._agreed = bytes(32)
+        played.server.receive(n, client.mask(played.numbers[n]).to_bytes())
+    survivors = played.server.survivors()
+    assert {told.clients for told in survivors.values()} == {(0, 1, 2, 4)}
+    for n, told in survivors.items():
+        played.server.receive(n, played.clients[n].confirm(told).to_bytes())
+    for n, confirmations in played.server.confirmations().items():
+        played.server.receive(n, played.clients[n].unmask(confirmations).to_bytes())
+    expected = played.numbers[[0, 1, 2, 4]].sum(0, dtype=np.uint64)
+    assert np.array_equal(played.server.total(), expected)
 
 
 def test_a_ciphertext_meant_for_another():
@@ -492,6 +483,71 @@ def test_all_of_a_seed_is_random(name):
     parts = {seed[start : start + 4] for seed in seeds for start in range(0, masks.KEY_BYTES, 4)}
     # Two of 240 are equal by chance once in 150,000 times, ten of them never.
     assert len(parts) > 30 * masks.KEY_BYTES / 4 - 10
+
+
+@pytest.mark.parametrize("degree", [None, 8])
+@pytest.mark.parametrize("deceived", [1, 3])
+def test_a_server_that_sends_clients_different_models(deceived, degree):
+    """All but one a model on which they compute zeros, say (Pasquini et al. 2022)."""
+    played = Played(16, degree=degree)
+    played.server = CheatingServer(played.params)
+    for n in range(deceived):
+        other = replace(played.params, broadcast=b"another model")
+        played.clients[n] = Client(n, signing_keys(16)[n], other)
+        played.advertised[n] = played.clients[n].advertise()
+    rosters = played.rosters()
+    links = played.params.graph
+    for n in range(deceived):
+        with refused("or sent another model"):
+            played.clients[n].share(rosters[n])
+    for n in set().union(*(links.neighbours[n] for n in range(deceived))) - set(range(deceived)):
+        with refused("wrong signature of client [012] under its keys.* sent another model"):
+            played.clients[n].share(rosters[n])
+    # Nor does it help to tell each side of those alone who have the same model: they are too few.
+    fewer = Played(16)
+    fewer.server = CheatingServer(fewer.params)
+    other = replace(fewer.params, broadcast=b"another model")
+    halves = [Client(n, signing_keys(16)[n], other) for n in range(8)]
+    offered = tuple(client.advertise().to_bytes() for client in halves)
+    with pytest.raises(TooFewError, match="advertised keys of 8 clients"):
+        halves[0].share(Roster(offered))
+
+
+def test_an_honest_server_leaves_out_who_has_another_model():
+    played = Played()
+    other = replace(played.params, broadcast=b"another model")
+    late = Client(2, signing_keys(5)[2], other).advertise()
+    with refused("wrong signature of client 2 under its keys"):
+        played.server.receive(2, late.to_bytes())
+
+
+def test_every_byte_that_a_client_draws_matters(monkeypatch):
+    """Of fewer bytes than a key has, stretched however well, there would be too few to try."""
+
+    def drawn(changed):
+        """What a client does with the system's random bytes, of which one may be changed."""
+        monkeypatch.setattr(client_module.secrets, "token_bytes", draw := Drawing(changed))
+        client = Client(0, signing_keys(3)[0], setup(3))
+        monkeypatch.undo()
+        return draw.count, (client._seed, client._common_seed)
+
+    count, seeds = drawn(None)
+    assert count == 2 * masks.KEY_BYTES, "each seed is as long as a key, of bytes of its own"
+    others = [drawn(place)[1] for place in range(count)]
+    assert [sum(map(bytes.__ne__, seeds, other)) for other in others] == [1] * count
+    assert {len(seed) for seed in seeds} == {masks.KEY_BYTES}
+
+
+class Drawing:
+    """The system's random bytes, but known, and one of them another if asked for."""
+
+    def __init__(self, changed):
+        self.changed, self.count = changed, 0
+
+    def __call__(self, size):
+        places = range(self.count, self.count + size)
+        self.count += size
+        return bytes((place * 37 + (place == self.changed)) % 256 for place in places)
 
 
 def test_two_survivor_sets_shown_to_different_clients():
@@ -570,15 +626,26 @@ def test_both_kinds_of_share_of_one_client():
     """A server that asks again, with other survivors, to get what it was not given."""
     played = Played()
     survivors = played.survivors()
-    played.clients[0].confirm(survivors[0])
+    signed = {n: c.confirm(survivors[n]).signature for n, c in enumerate(played.clients)}
     with refused("asked to confirm where unmask is due"):
-        played.clients[0].confirm(without(survivors[0], 4))
-    signed = {n: c.confirm(survivors[n]).signature for n, c in enumerate(played.clients) if n}
-    given = played.clients[0].unmask(Confirmations(signed))
+        played.clients[1].confirm(without(survivors[1], 4))
+    others = {n: {m: s for m, s in signed.items() if m != n} for n in range(2)}
+    with refused("asked to unmask where failed is due"):
+        played.clients[1].unmask(Confirmations(others[1]))
+    given = played.clients[0].unmask(Confirmations(others[0]))
     assert given.seed_shares.keys() == set(range(5))
     assert given.key_shares == {}
     with refused("asked to unmask where done is due"):
-        played.clients[0].unmask(Confirmations(signed))
+        played.clients[0].unmask(Confirmations(others[0]))
+
+
+@pytest.mark.parametrize("call", ["share", "receive", "confirm", "unmask"])
+def test_a_client_that_is_called_out_of_turn_is_finished(call):
+    client = Client(0, signing_keys(5)[0], setup(5))
+    with refused(f"asked to {call} where advertise is due"):
+        getattr(client, call)(None)
+    with refused("asked to advertise where failed is due"):
+        client.advertise()
 
 
 @pytest.mark.parametrize(
@@ -656,12 +723,20 @@ def test_what_others_would_refuse_is_refused_by_the_server():
         played.server.receive(0, confirmation.to_bytes())
 
 
-@pytest.mark.parametrize("key", [bytes(32), b"", bytes(range(31))], ids=["zero", "none", "short"])
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        (bytes(32), "client 2 advertises a public key with which no secret"),
+        (b"", "malformed Advertisement"),
+        (bytes(range(31)), "malformed Advertisement"),
+    ],
+    ids=["zero", "none", "short"],
+)
 @pytest.mark.parametrize("name", KEYS)
-def test_unusable_keys_are_refused_by_the_server(name, key):
+def test_unusable_keys_are_refused_by_the_server(name, key, sentence):
     played = Played()
     unusable = signed_by(2, replace(played.advertised[2], **{name: key}))
-    with refused("client 2 advertises a public key with which no secret"):
+    with refused(sentence):
         played.server.receive(2, unusable.to_bytes())
 
 
@@ -673,10 +748,10 @@ def test_shares_that_were_not_asked_for_are_refused_by_the_server():
     for wrong, sentence in (
         ({"seed_shares": {}}, "does not give the shares"),
         ({"key_shares": {1: share}}, "does not give the shares"),
-        ({"seed_shares": given[0].seed_shares | {1: share[:-1]}}, "gives a share that is none"),
+        ({"seed_shares": given[0].seed_shares | {1: share[:-1]}}, "malformed Unmasking"),
         ({"seed_shares": given[0].seed_shares | {1: b"\xff" * 33}}, "gives a share that is none"),
     ):
-        with refused(f"client 0 {sentence}"):
+        with refused(sentence):
             played.server.receive(0, replace(given[0], **wrong).to_bytes())
     for n, record in enumerate(given):
         played.server.receive(n, record.to_bytes())
@@ -706,40 +781,129 @@ def test_clients_that_were_gone_do_not_come_back():
         played.server.receive(4, replace(shares, client=4).to_bytes())
 
 
-@pytest.mark.parametrize("liar", range(5))
-def test_wrong_shares_of_a_seed_are_noticed_where_there_is_one_to_spare(liar):
-    played = Played(5)
-    assert played.params.graph.threshold == 4
-    for n, confirmations in played.confirmations().items():
-        given = played.clients[n].unmask(confirmations)
-        if n == liar:
-            given = replace(given, seed_shares=given.seed_shares | {2: bytes(33)})
-        played.server.receive(n, given.to_bytes())
-    with refused("wrong shares of the secrets of client 2: they do not belong"):
-        played.server.total()
-
-
-@pytest.mark.parametrize(
-    ("threshold", "sentence"),
-    [(3, "secrets of client 4: they do not"), (4, "masking key of client 4")],
-)
-def test_wrong_shares_of_a_key_are_noticed(threshold, sentence):
-    """By the share to spare, or by the public key."""
-    played = Played(threshold=threshold)
+def unmasked(played, gone=(), lies=None):
+    """Play to the end; lies: client -> (its `Unmasking` -> another one)."""
     deliveries = played.deliveries()
-    for n in range(4):
+    present = [n for n in range(len(played.clients)) if n not in gone]
+    for n in present:
         played.clients[n].receive(deliveries[n])
         played.server.receive(n, played.clients[n].mask(played.numbers[n]).to_bytes())
     survivors = played.server.survivors()
-    for n in range(4):
+    for n in present:
         played.server.receive(n, played.clients[n].confirm(survivors[n]).to_bytes())
     for n, confirmations in played.server.confirmations().items():
         given = played.clients[n].unmask(confirmations)
-        if n == 1:
-            given = replace(given, key_shares={4: altered(given.key_shares[4])})
-        played.server.receive(n, given.to_bytes())
-    with refused(f"wrong shares of the {sentence}"):
-        played.server.total()
+        played.server.receive(n, (lies or {}).get(n, lambda same: same)(given).to_bytes())
+    return played.server.total()
+
+
+def lying(kind, *about):
+    """A client that gives wrong shares of some others' secrets."""
+
+    def lie(given):
+        shares = getattr(given, kind)
+        return replace(given, **{kind: shares | {n: altered(shares[n]) for n in about}})
+
+    return lie
+
+
+@pytest.mark.parametrize(("gone", "kind", "about"), [((), "seed", 2), ((4,), "key", 4)])
+@pytest.mark.parametrize("liar", range(4))
+def test_wrong_shares_are_noticed_where_there_is_none_to_spare(gone, kind, about, liar):
+    """By what their client signed: else a single liar had the server take a wrong sum."""
+    played = Played(threshold=5 - len(gone))
+    with refused(f"wrong shares of the {kind} of client {about}: they do not give the secret"):
+        unmasked(played, gone, {liar: lying(f"{kind}_shares", about)})
+
+
+@pytest.mark.parametrize(
+    ("gone", "kind", "about", "liars"),
+    [
+        ((), "seed", 2, (0,)),
+        ((), "seed", 2, (0, 5)),
+        ((9,), "key", 9, (8,)),
+        ((9,), "seed", 2, (3,)),
+    ],
+)
+def test_the_sum_is_right_in_spite_of_liars_where_there_are_shares_to_spare(
+    gone, kind, about, liars
+):
+    played = Played(10, 6)
+    left = [n for n in range(10) if n not in gone]
+    total = unmasked(played, gone, dict.fromkeys(liars, lying(f"{kind}_shares", about)))
+    assert np.array_equal(total, played.numbers[left].sum(0, dtype=np.uint64))
+
+
+def test_more_liars_than_can_be_decoded_around_end_the_round():
+    with refused("wrong shares of the seed of client 2: they do not give the secret"):
+        unmasked(Played(10, 6), lies=dict.fromkeys((0, 5, 6), lying("seed_shares", 2)))
+
+
+@pytest.mark.parametrize("liar", range(5))
+def test_one_share_to_spare_is_enough_for_one_liar_about_all(liar):
+    played = Played(5)
+    assert played.params.graph.threshold == 4
+    total = unmasked(played, lies={liar: lying("seed_shares", *range(5))})
+    assert np.array_equal(total, played.numbers.sum(0, dtype=np.uint64))
+
+
+def test_a_liar_costs_the_decoding_of_one_secret(monkeypatch):
+    decoded = []
+    decode = shamir.decode
+    monkeypatch.setattr(shamir, "decode", lambda *given: (decoded.append(1), decode(*given))[1])
+    unmasked(Played(12), lies={0: lying("seed_shares", *range(12))})
+    assert len(decoded) == 1
+
+
+def test_a_seed_fits_one_commitment_of_one_client_and_round():
+    made = {
+        keys.commitment(seed, context, client)
+        for seed in (bytes(32), bytes(31) + b"\1")
+        for context in (b"this round", b"another")
+        for client in (1, 2)
+    }
+    assert len(made) == 8
+    assert not made & {keys.of_self_mask(bytes(32), context) for context in (b"this round",)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"round_number": -1}, "a round has a number from 0"),
+        ({"round_number": 2**64}, "a round has a number from 0"),
+        ({"entries": -1}, "entries must be"),
+        ({"graph": graph.everyone(6)}, "not of the clients that are registered"),
+        ({"graph": graph.everyone(4)}, "not of the clients that are registered"),
+    ],
+)
+def test_parameters_that_do_not_fit_together(changed, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(setup(5), **changed)
+
+
+def test_clients_have_small_numbers():
+    links = graph.everyone(2)
+    numbers = {0: 0, 1: 2**20}
+    moved = {numbers[n]: frozenset(numbers[m] for m in links.neighbours[n]) for n in numbers}
+    key = signing_keys(2)[0].public_key()
+    known = replace(links, neighbours=moved, committee=frozenset(moved))
+    with pytest.raises(ValueError, match="clients have numbers below"):
+        Parameters(ROUND, dict.fromkeys(moved, key), known, 5)
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "committee"),
+    [
+        ({0: {1, 2}, 1: {2}, 2: {0, 1}}, {0, 1, 2}),
+        ({0: {0, 1, 2}, 1: {0, 2}, 2: {0, 1}}, {0, 1, 2}),
+        ({0: {1, 2, 3}, 1: {0, 2}, 2: {0, 1}}, {0, 1, 2}),
+        ({0: {1, 2}, 1: {0, 2}, 2: {0, 1}}, {0, 1, 3}),
+    ],
+    ids=["one-sided", "with itself", "with somebody unknown", "an unknown committee"],
+)
+def test_graphs_of_which_no_two_clients_have_the_same_idea(neighbours, committee):
+    with pytest.raises(ValueError, match="neighbours must be mutual"):
+        graph.Graph({n: frozenset(m) for n, m in neighbours.items()}, 2, frozenset(committee))
 
 
 @pytest.mark.parametrize(
@@ -754,10 +918,6 @@ def test_parameters_that_promise_nothing(clients, threshold, sentence):
 # --- what the server sees ------------------------------------------------------------------------
 
 
-def uniform(counts):
-    return chisquare([counts[byte] for byte in range(256)]).pvalue > 1e-4
-
-
 def test_masked_inputs_of_constant_vectors_are_uniform_bytes():
     vector, counts = np.full(64, 42, np.uint64), Counter()
     alone = {"self": Counter(), "pairwise": Counter()}
@@ -769,7 +929,7 @@ def test_masked_inputs_of_constant_vectors_are_uniform_bytes():
             masked = client.mask(vector)
             counts.update(masked.vector)
             # Each kind of mask would do by itself.
-            own = masks.expand(client._seed, ROUND, 64)
+            own = masks.expand(keys.of_self_mask(client._seed, client._context), ROUND, 64)
             pairwise = np.frombuffer(masked.vector, "<u8") - own
             alone["self"].update((vector + own).tobytes())
             alone["pairwise"].update(pairwise.tobytes())
@@ -802,11 +962,49 @@ def test_any_shares_of_the_threshold_give_the_secret(secret, threshold, chosen):
     shares = shamir.split(secret, threshold, range(1, 7))
     assert {len(share) for share in shares.values()} == {shamir.SHARE_BYTES}
     some = {point: shares[point] for point in chosen[:threshold]}
-    assert shamir.combine(some, threshold) == secret
+    assert shamir.combine(some, threshold, secret.__eq__) == (secret, frozenset())
     if threshold > 1:
         some.popitem()
         with pytest.raises(shamir.ShareError, match="takes"):
-            shamir.combine(some, threshold)
+            shamir.combine(some, threshold, secret.__eq__)
+
+
+@given(st.data())
+def test_a_secret_is_decoded_around_wrong_shares_as_long_as_there_are_enough(data):
+    points = data.draw(st.lists(st.integers(1, 40), min_size=2, max_size=14, unique=True))
+    threshold = data.draw(st.integers(1, len(points) - 1))
+    spare = len(points) - threshold
+    most = max(spare // 2, spare == 1)
+    liars = data.draw(st.permutations(points))[: data.draw(st.integers(0, most))]
+    shares = shamir.split(bytes(range(32)), threshold, points)
+    for liar in liars:
+        shares[liar] = data.draw(st.integers(0, 2**256)).to_bytes(33)
+    found = shamir.combine(shares, threshold, bytes(range(32)).__eq__)
+    assert found.secret == bytes(range(32))
+    assert found.wrong <= set(liars)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_decoding_finds_what_a_search_finds(data):
+    """In a small field: the one polynomial of low degree that goes through enough of the shares."""
+    prime, threshold = 11, data.draw(st.integers(1, 3))
+    points = data.draw(st.lists(st.integers(0, 10), min_size=threshold, max_size=7, unique=True))
+    shares = {point: data.draw(st.integers(0, 10)) for point in points}
+    most = (len(points) - threshold) // 2
+    near = [
+        candidate
+        for candidate in itertools.product(range(prime), repeat=threshold)
+        if sum(evaluate(candidate, p, prime) != v for p, v in shares.items()) <= most
+    ]
+    found = decode(shares, threshold, prime)
+    padded = [tuple(found + [0] * (threshold - len(found)))] if found is not None else []
+    assert padded == near
+
+
+@given(st.lists(st.integers(1, 10), max_size=8))
+def test_inverses_are_those_of_each(numbers):
+    assert inverses(numbers, 11) == [pow(number, -1, 11) for number in numbers]
 
 
 def test_shares_are_drawn_by_the_system():
@@ -818,10 +1016,9 @@ def test_shares_are_drawn_by_the_system():
 
 def test_shares_that_are_none_are_refused():
     shares = shamir.split(bytes(32), 2, (1, 2))
-    with pytest.raises(shamir.ShareError, match="no number"):
-        shamir.combine(shares | {1: b"\xff" * 33}, 2)
-    with pytest.raises(shamir.ShareError, match="no number"):
-        shamir.combine(shares | {1: b""}, 2)
+    for wrong in (b"\xff" * 33, b""):
+        with pytest.raises(shamir.ShareError, match="no number"):
+            shamir.combine(shares | {1: wrong}, 2, bytes(32).__eq__)
     for threshold, points in ((3, (1, 2)), (0, (1, 2)), (2, (0, 1)), (2, (1, 1))):
         with pytest.raises(ValueError, match=r"threshold|points"):
             shamir.split(bytes(32), threshold, points)
@@ -877,6 +1074,18 @@ def test_masks_are_those_of_their_key_and_round_alone():
         masks.expand(bytes(16), 0, 1)
 
 
+@pytest.mark.parametrize("entries", [0, 1, masks.BLOCK - 1, masks.BLOCK, 2 * masks.BLOCK + 3])
+def test_masks_are_one_stream_that_is_added_or_subtracted(entries):
+    key, counter = bytes(range(32)), (3).to_bytes(8) + bytes(8)
+    stream = Cipher(AES(key), modes.CTR(counter)).encryptor().update(bytes(8 * entries))
+    expected = np.frombuffer(stream, "<u8")
+    assert np.array_equal(masks.expand(key, 3, entries), expected)
+    for subtract, sign in ((False, 1), (True, 2**64 - 1)):
+        total = np.full(entries, 5, np.uint64)
+        masks.add(total, key, 3, subtract)
+        assert np.array_equal(total, np.uint64(5) + np.uint64(sign) * expected)
+
+
 def test_common_masks_are_positive_and_spread_over_their_span():
     q = masks.positive(bytes(32), 3, 100_000)
     assert 2.0**-masks.SPAN <= q.min() < q.max() <= 2.0**masks.SPAN
@@ -917,6 +1126,17 @@ def test_graphs_that_users_ask_for():
     for degree in (1, 3, 10):
         with pytest.raises(ValueError, match="degree"):
             graph.build(10, degree, 0)
+
+
+def test_a_degree_given_by_hand_can_be_judged():
+    asked = graph.degree_of(100, 10)
+    assert asked == (10, graph.majority(11))
+    assert graph.leak_bound(100, asked) > 1
+    assert graph.leak_bound(100, None) == graph.leak_bound(11, graph.Degree(10, 8)) == 0
+    chosen = graph.degree_of(1000, graph.AUTO)
+    assert graph.leak_bound(1000, chosen) <= 2**-40 < graph.leak_bound(1000, chosen, corrupt=150)
+    fewer = graph.Degree(chosen.neighbours, graph.majority(chosen.neighbours + 1))
+    assert graph.leak_bound(1000, chosen) < graph.leak_bound(1000, fewer)
 
 
 def test_degrees_grow_slowly():
@@ -1011,16 +1231,16 @@ def test_honest_survivors_are_parted_only_where_many_in_a_row_are_corrupt(data):
 
 def test_a_clients_masks_are_as_many_as_its_neighbours(monkeypatch):
     counted = Counter()
-    expand = masks.expand
+    add = masks.add
 
-    def counting(key, number, entries):
+    def counting(*given, **options):
         counted["expanded"] += 1
-        return expand(key, number, entries)
+        add(*given, **options)
 
     played = Played(40, entries=4, degree=6)
     delivery = played.deliveries()[0]
     played.clients[0].receive(delivery)
-    monkeypatch.setattr(masks, "expand", counting)
+    monkeypatch.setattr(masks, "add", counting)
     played.clients[0].mask(played.numbers[0])
     assert counted["expanded"] == 6 + 1
     assert len(delivery.ciphertexts) == 6
@@ -1034,7 +1254,66 @@ def test_the_benchmark_checks_its_sums_and_counts_all():
     assert found["server_stages_ms"].keys() == {*runner.STAGES, "sum"}
 
 
+def test_the_benchmark_plays_sealed_rounds_and_times_the_pieces():
+    found = bench.measure(bench.Case(5, 50, sealed=True))
+    assert {"open", "answer"} <= found["server_stages_ms"].keys()
+    assert min(bench.pieces(entries=10, threshold=3).values()) > 0
+
+
 # --- records ---------------------------------------------------------------------------------
+
+
+def test_maps_that_would_take_quadratic_time_are_refused_before_they_are_made():
+    """Large numbers can be chosen so that all meet in the same places of a dictionary."""
+    pairs = 12_000
+    flood = b"\x91" + b"\xdf" + pairs.to_bytes(4)
+    flood += b"".join(b"\xcf" + (n << 47).to_bytes(8) + b"\xc4\0" for n in range(pairs))
+    with refused("malformed Confirmations: a key of a map is no number below"):
+        Confirmations.from_bytes(flood)
+    for key in (-1, 2**20, 1.0, True, None, b"1", (1,)):
+        data = b"\x91\x81" + msgpack.packb(key) + msgpack.packb(bytes(64))
+        with refused("malformed Confirmations: a key of a map is no number below"):
+            Confirmations.from_bytes(data)
+    twice = b"\x91\x82" + 2 * (b"\x01" + msgpack.packb(bytes(64)))
+    with refused("malformed Confirmations: a map has a key twice"):
+        Confirmations.from_bytes(twice)
+
+
+FIELDS = {
+    Advertisement: [1, ROUND, bytes(32), bytes(32), bytes(32), bytes(64)],
+    Shares: [1, ROUND, {2: bytes(100)}],
+    Parcel: [bytes(33), bytes(33), bytes(32)],
+    MaskedInput: [1, ROUND, bytes(80), b"", bytes(64)],
+    Unmasking: [1, ROUND, {2: bytes(33)}, {3: bytes(33)}],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "wrong"),
+    [
+        *((kind, 0, number) for kind in (Shares, MaskedInput) for number in (-1, 2**20)),
+        *((Shares, 1, number) for number in (-1, None)),
+        *((Advertisement, place, bytes(31)) for place in (2, 3, 4, 5)),
+        *((Advertisement, place, bytes(65)) for place in (2, 3, 4, 5)),
+        (Shares, 2, {2: bytes(135)}),
+        *((Parcel, place, bytes(34)) for place in range(3)),
+        (MaskedInput, 3, bytes(34)),
+        (MaskedInput, 4, bytes(63)),
+        *((Unmasking, place, {2: bytes(size)}) for place in (2, 3) for size in (32, 34)),
+    ],
+)
+def test_every_field_has_a_range_or_a_length(kind, place, wrong):
+    content = FIELDS[kind]
+    assert kind.from_bytes(msgpack.packb(content)) == kind(*content)
+    with refused(f"malformed {kind.__name__}: .* is no"):
+        kind.from_bytes(msgpack.packb([*content[:place], wrong, *content[place + 1 :]]))
+
+
+def test_messages_longer_than_any_that_is_due_are_not_read():
+    played = Played()
+    long = replace(played.advertised[0], signature=bytes(played.params.longest))
+    with refused("client 0 sends more than is due"):
+        played.server.receive(0, long.to_bytes())
 
 
 def test_records_survive_the_way_and_nothing_else_does():
@@ -1058,7 +1337,7 @@ def test_records_survive_the_way_and_nothing_else_does():
 
 def test_statements_are_of_one_kind_round_client_and_content():
     """Else a signature could be passed off as another."""
-    advertisement = Advertisement(1, ROUND, b"e", b"m", b"")
+    advertisement = Advertisement(1, ROUND, b"e", b"m", b"c", b"")
     contexts = b"a", b"b"
     signed = [
         *(
@@ -1066,7 +1345,7 @@ def test_statements_are_of_one_kind_round_client_and_content():
             for context in contexts
             for n in (1, 2)
         ),
-        *(of_keys(b"a", replace(advertisement, **{name: b"x"})) for name in KEYS),
+        *(of_keys(b"a", replace(advertisement, **{name: b"x"})) for name in (*KEYS, "commitment")),
         *(
             of_sharers(context, client, sharers, agreed)
             for context in contexts
@@ -1092,6 +1371,7 @@ def test_the_context_is_all_that_is_known_beforehand():
         replace(known, round_number=ROUND + 1),
         replace(known, entries=6),
         replace(known, common=True),
+        replace(known, broadcast=b"a model"),
         replace(known, registered=dict(known.registered) | {0: known.registered[1]}),
         replace(known, graph=replace(known.graph, threshold=5)),
         replace(known, graph=replace(known.graph, committee=frozenset(range(5)))),

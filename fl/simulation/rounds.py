@@ -45,8 +45,9 @@ class Aggregator(NamedTuple):
         aggregate: (messages [client, ...], memory) -> (message, memory). Can be compiled.
         accepts: memory -> whether the round that led to it counts; if not, the server takes no
             step. None where all rounds count.
-        on_host: `aggregate` is a Python function of NumPy arrays and cannot be compiled. (JAX's
-            callbacks from compiled code may hang on a single core.)
+        on_host: `aggregate` is a Python function of NumPy arrays, cannot be compiled, and is given
+            a third argument: what the server broadcast. (JAX's callbacks from compiled code may
+            hang on a single core.)
     """
 
     init: Callable
@@ -249,8 +250,8 @@ def build(work: Work, mapper: Mapper) -> Rounds:
 
         # The server makes one message of them all, and steps along it.
         if aggregator and aggregator.on_host:
-            got = jax.device_get((messages, state.memory))
-            state = finish_on_host(state, *work.aggregate(*got, count), count, registered)
+            got = jax.device_get((messages, state.memory, received))
+            state = finish_on_host(state, *aggregator.aggregate(*got), count, registered)
         else:
             state = finish(state, messages if aggregator else sum_, count, registered)
         return state._replace(clients=mapper.put(everyone, clients, own)), loss / (count * steps)

@@ -7,14 +7,17 @@ with k neighbours each instead of all others.
 A round: clients *advertise* fresh keys, signed; *share* among one another, encrypted, a seed and a
 private key; *mask* their vectors with what the seed expands to and, pair by pair, with masks that
 cancel; *confirm* by signature who is left; and *unmask*: they give the server their shares of the
-seeds of those who are left, and of the private keys of those who are gone.
+seeds of those who are left, and of the private keys of those who are gone. Where vectors are
+sealed, a committee then *opens* their sum, and *answers* what the server is to learn of it.
 
-Beyond the papers, a client signs with its masked vector whose shares it was told had arrived, and a
-digest of the common secret that it derived, and nobody gives a share of its seed away who knows
-otherwise. Else a server could make a client leave masks out; or, with a client that deals others
-different seeds, weigh the sum towards one vector. And in SecAgg+ a random committee of k + 1
-clients vouches for the survivors, so that no two parts of the circle are shown different ones, and
-deals the common secret.
+Beyond the papers, all signatures and keys are bound to a digest of what the server broadcast, so
+that it cannot send one client another model than the others. A client commits to its self-mask's
+seed, so that wrong shares make no wrong sum. And it signs with its masked vector whose shares it
+was told had arrived, and a digest of the common secret that it derived, and nobody gives a share of
+its seed away who knows otherwise. Else a server could make a client leave masks out; or, with a
+client that deals others different seeds, weigh the sum towards one vector. And in SecAgg+ a random
+committee of k + 1 clients vouches for the survivors, so that no two parts of the circle are shown
+different ones, and deals the common secret.
 
 Who learns what in a round. The server: who takes part, who drops out, and the sum of the survivors'
 vectors; no client's vector. A client: who takes part and who is left, and the common secret, where
@@ -31,17 +34,19 @@ Over several rounds. Who is there changes, and vectors change slowly: the differ
 with and without a client is about that client's vector. The probabilities are those of a round, and
 add up.
 
-In SecAdam the vectors are q m and q^2 v, with q in [1/4, 4) drawn for each entry from the common
-secret. That hides the entries of a round's mean moments up to such factors, but not their signs,
-nor what is averaged over many entries, nor the ratio, which is public by design; nor, over many
-rounds, moments that hardly change, since the server can average the q of all rounds away. Nothing
-here is differentially private.
+In SecAdam the vectors are moments. Sealed, the server learns the ratio of their sums alone, and the
+committee the sums; one client that works with the server gives it the sums. Otherwise they are q m
+and q^2 v, with q in [1/4, 4) drawn for each entry from the common secret. That hides the entries of
+a round's mean moments up to such factors, but not their signs, nor what is averaged over many
+entries; nor, over many rounds, moments that hardly change. What the ratio tells, which is public by
+design, nothing here hides, and nothing is differentially private.
 
-What is assumed. Registered keys that the server cannot replace; the same `Parameters` known to all,
-no two rounds with the same number under the same registered keys; channels that say who sent a
-message; t of those that each client deals with, and of the committee, stay to the end; in SecAgg+,
-places in the circle that nobody chose; the usual hardness of X25519, Ed25519, AES and
-ChaCha20-Poly1305. How long a step takes is not hidden: Python's integers are not constant in time.
+What is assumed. Registered keys that the server cannot replace; the same `Parameters` known to all
+(those who know others are refused), no two rounds with the same number under the same registered
+keys; channels that say who sent a message; t of those that each client deals with, and of the
+committee, stay to the end; in SecAgg+, places in the circle that nobody chose; the usual hardness
+of X25519, Ed25519, AES and ChaCha20-Poly1305. How long a step takes is
+not hidden: Python's integers are not constant in time.
 
 ===========  ====================================================================================
 shamir       secret sharing over a prime field        quantise    numbers as integers modulo 2^64
@@ -49,6 +54,7 @@ masks        keys expanded into vectors               keys        key agreement,
 messages     what travels                             graph       who deals with whom
 parameters   what all know of a round beforehand      client      a client's state machine
 server       the server's                             runner      a round, with clients that vanish
-bench        seconds and bytes
+unmasking    masks taken off the sum                  decoding    shares of which some are wrong
+seal         sums that the server cannot read         bench       seconds and bytes
 ===========  ====================================================================================
 """

@@ -1,20 +1,24 @@
 """Benchmarks of whole rounds of secure aggregation: seconds and bytes.
 
 `python -m secagg.bench`, in the folder performance, prints a line a case, with `--stages` what each
-stage took beneath it, with `--json` all of it as an object. All clients and the server run one
-after the other in this process, on random vectors; a client's seconds are the mean over clients, as
-each would take by itself.
+stage took beneath it, with `--json` all of it as an object; with `--pieces` the microseconds of
+what the server does most often, instead. All clients and the server run one after the other in this
+process, on random vectors; a client's seconds are the mean over clients, as each would take by
+itself.
 """
 
 import argparse
+import itertools
 import json
+import time
 from typing import NamedTuple
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fl.bench import peak_memory
-from secagg import graph, runner
+from secagg import graph, keys, masks, runner, shamir
 from secagg.parameters import Parameters
 
 
@@ -27,14 +31,14 @@ class Case(NamedTuple):
         dropping: share of the clients that vanish after they have shared their secrets, which
             costs the server most.
         neighbours: `graph.ALL`, or `graph.AUTO` for SecAgg+.
-        common: whether clients agree on a common secret, as SecAdam's do.
+        sealed: whether vectors are sealed and a committee opens their sum, as SecAdam's.
     """
 
     clients: int
     entries: int
     dropping: float = 0.0
     neighbours: str = graph.ALL
-    common: bool = False
+    sealed: bool = False
 
 
 CASES = (
@@ -43,7 +47,7 @@ CASES = (
     *(Case(100, 1_000_000, 0.0, neighbours) for neighbours in (graph.ALL, graph.AUTO)),
     Case(1000, 10_000, 0.0, graph.AUTO),
     Case(1000, 10_000, 0.1, graph.AUTO),
-    Case(10, 533_220, 0.0, common=True),  # SecAdam with lenet
+    Case(10, 533_220, 0.0, sealed=True),  # SecAdam with lenet
 )
 
 
@@ -52,17 +56,18 @@ def measure(case: Case) -> dict:
     links = graph.build(case.clients, case.neighbours, seed=0)
     signing = {client: Ed25519PrivateKey.generate() for client in range(case.clients)}
     registered = {client: key.public_key() for client, key in signing.items()}
-    params = Parameters(0, registered, links, case.entries, case.common)
+    params = Parameters(0, registered, links, case.entries, case.sealed, case.sealed)
     # Not the order in which they sit in the circle: that would empty a part of it.
     gone = np.random.default_rng(1).permutation(case.clients)[: int(case.dropping * case.clients)]
 
     def vector(client, _):
         rng = np.random.default_rng(client)
-        return rng.integers(0, 2**64, case.entries, dtype=np.uint64)
+        return rng.integers(0, 2**40 if case.sealed else 2**64, case.entries, dtype=np.uint64)
 
-    result = runner.play(params, signing, vector, dict.fromkeys(gone.tolist(), "share"))
+    vanishing = dict.fromkeys(gone.tolist(), "share")
+    result = runner.play(params, signing, vector, vanishing, lambda total, _: total.tobytes())
     expected = sum(vector(client, None) for client in result.survivors)
-    if not np.array_equal(result.total, expected):
+    if (result.answer or result.total.tobytes()) != expected.tobytes():
         raise AssertionError(f"wrong sum for {case}")
     client_s = {stage: spent / case.clients for stage, spent in result.client_s.items()}
     return {
@@ -79,6 +84,39 @@ def measure(case: Case) -> dict:
     }
 
 
+def pieces(entries: int = 100_000, threshold: int = 88) -> dict[str, float]:
+    """Microseconds of what the server does most often, the least of many times.
+
+    Args:
+        entries: length of a vector.
+        threshold: t, of the circle whose shares are put together.
+    """
+    private = X25519PrivateKey.generate()
+    public = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    total, starts = np.zeros(entries, np.uint64), itertools.count(1)
+
+    def combine():
+        """As no other circle before: what the shares are weighted by is kept."""
+        start = next(starts)
+        shamir.combine_numbers(dict.fromkeys(range(start, start + threshold), 1), shamir.PRIME)
+
+    return {
+        "agree on a key": _least(lambda: keys.agree(private, public, "mask", bytes(32))),
+        "expand a mask and add it": _least(lambda: masks.add(total, bytes(32), 0)),
+        "combine the shares of a circle": _least(combine),
+    }
+
+
+def _least(run, times=200):
+    """Microseconds of the fastest of many runs."""
+    found = []
+    for _ in range(times):
+        began = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - began)
+    return round(1e6 * min(found), 1)
+
+
 def _milliseconds(seconds):
     return {stage: round(1000 * spent, 1) for stage, spent in seconds.items()}
 
@@ -90,8 +128,13 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print an object a line")
     parser.add_argument("--stages", action="store_true", help="print milliseconds of each stage")
+    parser.add_argument("--pieces", action="store_true", help="print microseconds of the pieces")
     parser.add_argument("--clients", type=int, nargs="+", help="only cases of so many clients")
     options = parser.parse_args()
+    if options.pieces:
+        for piece, spent in pieces().items():
+            print(f"{piece:>32}: {spent:10,} microseconds")
+        return
     cases = [case for case in CASES if not options.clients or case.clients in options.clients]
     for number, case in enumerate(cases):
         found = measure(case)

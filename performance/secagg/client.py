@@ -1,11 +1,12 @@
 """A client: a state machine that accepts only the message that is due next.
 
-advertise -> share -> receive -> mask -> confirm -> unmask. Whatever does not fit raises
-`ProtocolError`, and the client takes no further part in the round.
+advertise -> share -> receive -> mask -> confirm -> unmask, and in a sealed round, for those on the
+committee, -> open -> answer. Whatever does not fit raises `ProtocolError`, and the client takes no
+further part in the round.
 """
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -16,13 +17,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from secagg import keys, masks, shamir
 from secagg.messages import (
     Advertisement,
+    Answer,
     Confirmation,
     Confirmations,
     Delivery,
     MaskedInput,
+    Opening,
     Parcel,
     ProtocolError,
     Roster,
+    SealedSum,
     Shares,
     Survivors,
     TooFewError,
@@ -32,9 +36,11 @@ from secagg.messages import (
     of_survivors,
 )
 from secagg.parameters import Parameters
+from secagg.seal import Seal
 
-STAGES = ("advertise", "share", "receive", "mask", "confirm", "unmask", "done")
-FAILED = "failed"
+STAGES = ("advertise", "share", "receive", "mask", "confirm", "unmask")
+OPENING = ("open", "answer")
+DONE, FAILED = "done", "failed"
 
 
 class Client:
@@ -50,7 +56,9 @@ class Client:
         """
         self._number, self._signing_key, self._parameters = number, signing_key, parameters
         self._graph, self._context = parameters.graph, parameters.context
-        self._stage = STAGES[0]
+        opens = parameters.sealed and number in self._graph.committee
+        self._stages = (*STAGES, *(OPENING if opens else ()), DONE)
+        self._stage = self._stages[0]
         self._encryption = X25519PrivateKey.generate()
         self._masking = X25519PrivateKey.generate()
         self._seed = secrets.token_bytes(masks.KEY_BYTES)
@@ -64,6 +72,7 @@ class Client:
                 self._parameters.round_number,
                 self._encryption.public_key().public_bytes_raw(),
                 self._masking.public_key().public_bytes_raw(),
+                keys.commitment(self._seed, self._context, self._number),
                 signature=b"",
             )
             signature = self._signing_key.sign(of_keys(self._context, unsigned))
@@ -99,7 +108,8 @@ class Client:
         """Stage 2, first half: take in what others sent.
 
         Returns:
-            The common secret of all clients, 32 bytes; None where there is none.
+            A key that all clients have in common, 32 bytes; None where there is none, or where
+            vectors are sealed with it.
         """
         with self._due("receive"):
             self._sharers = self._numbers(delivery.sharers, "sharers")
@@ -124,13 +134,16 @@ class Client:
                 return None
             common = self._common_secret()
             self._agreed = keys.derive(common, "digest of the common secret", self._context)
-            return common
+            if self._parameters.sealed:
+                self._seal = self._sealed_with(common)
+                return None
+            return keys.derive(common, "common key", self._context)
 
     def mask(self, vector: np.ndarray) -> MaskedInput:
         """Stage 2, second half: hide a vector.
 
         Args:
-            vector: uint64 [entries], modulo 2^64.
+            vector: uint64 [entries], modulo 2^64; if it is to be sealed, as `seal` takes it.
 
         Raises:
             ValueError: if it is none of that kind.
@@ -139,17 +152,17 @@ class Client:
         if vector.dtype != np.uint64 or vector.shape != (entries,):
             raise ValueError(f"uint64 [{entries}] expected, got {vector.dtype} {vector.shape}")
         with self._due("mask"):
-            masked = vector + masks.expand(self._seed, number, entries)
+            if self._parameters.sealed:
+                vector = self._seal.close(vector)
+            own = keys.of_self_mask(self._seed, self._context)
+            masked = vector.copy()
+            masks.add(masked, own, number)
             for other in self._circle - {self._number}:
                 key = keys.agree(
                     self._masking, self._roster[other].masking_key, "mask", self._context
                 )
-                mask = masks.expand(key, number, entries)
                 # What one of a pair adds, the other subtracts.
-                if self._number < other:
-                    masked += mask
-                else:
-                    masked -= mask
+                masks.add(masked, key, number, subtract=self._number > other)
             vector = masked.astype("<u8", copy=False).tobytes()
             signature = self._signing_key.sign(self._signed_with_input(self._number))
             return MaskedInput(self._number, number, vector, self._agreed, signature)
@@ -191,14 +204,36 @@ class Client:
                 {member: self._parcels[member].key_share for member in sorted(gone)},
             )
 
+    def open(self, sealed: SealedSum, finish: Callable[[np.ndarray, int], bytes]) -> Opening:
+        """Stage 5, on the committee: open the sum, and say the digest of what it comes to.
+
+        Args:
+            sealed: as the server has it.
+            finish: (sum uint64 [entries] modulo 2^64, number of survivors) -> all that the server
+                is to learn of it; the same bytes for all members.
+        """
+        with self._due("open"):
+            if len(sealed.vector) != 8 * self._parameters.masked_entries:
+                raise self._error("the sealed sum has another length")
+            total = np.frombuffer(sealed.vector, "<u8").astype(np.uint64, copy=False)
+            survivors = len(self._survivors)
+            self._answer = finish(self._seal.open(total, survivors), survivors)
+            digest = keys.digest(self._answer, self._context)
+            return Opening(self._number, self._parameters.round_number, digest)
+
+    def answer(self) -> Answer:
+        """Stage 6, for one member: tell the server what it is to learn."""
+        with self._due("answer"):
+            return Answer(self._number, self._parameters.round_number, self._answer)
+
     @contextmanager
     def _due(self, stage: str) -> Iterator[None]:
         """Go through a stage: only when it is due, and once; on an error all is over."""
-        if self._stage != stage:
-            raise self._error(f"asked to {stage} where {self._stage} is due")
-        self._stage = FAILED
+        due, self._stage = self._stage, FAILED
+        if stage != due:
+            raise self._error(f"asked to {stage} where {due} is due")
         yield
-        self._stage = STAGES[STAGES.index(stage) + 1]
+        self._stage = self._stages[self._stages.index(stage) + 1]
 
     def _checked(self, roster):
         """The advertisements by client, each as its client signed it."""
@@ -242,12 +277,10 @@ class Client:
             *(self._context, sender, self._number),
         )
         parcel = Parcel.from_bytes(plaintext)
-        share = shamir.SHARE_BYTES if in_circle else 0
+        shares = parcel.seed_share, parcel.key_share
+        fit = all(map(shamir.is_share, shares)) if in_circle else not any(shares)
         seed = masks.KEY_BYTES if self._parameters.deals(sender) else 0
-        if tuple(map(len, (parcel.seed_share, parcel.key_share, parcel.common_seed))) != (
-            *(share, share),
-            seed,
-        ):
+        if not fit or len(parcel.common_seed) != seed:
             raise self._error(f"the parcel of client {sender} does not hold what it should")
         return parcel
 
@@ -259,6 +292,10 @@ class Client:
             for dealer in dealers
         ]
         return keys.derive(b"".join(seeds), "common secret", self._context, dealers)
+
+    def _sealed_with(self, common):
+        pad, tag = (keys.derive(common, purpose, self._context) for purpose in ("pad", "tag"))
+        return Seal(pad, tag, self._parameters.round_number, self._parameters.clients)
 
     def _key_with(self, other):
         public = self._roster[other].encryption_key

@@ -16,10 +16,13 @@ from scipy.stats import binom, hypergeom
 
 # Of the number of neighbours: all others, or as few as are safe.
 ALL, AUTO = "all", "auto"
-# What k is chosen for, unless said: the shares of clients that drop out at most, and that tell the
-# server all they know; and the probabilities, as powers of two, that a round then fails or leaks.
+# What k is chosen for, unless said, and K judged by: the shares of clients that drop out at most,
+# and that tell the server all they know; and the probabilities, as powers of two, that a round then
+# fails or leaks.
 DROPPING, CORRUPT = 0.1, 0.1
 CORRECTNESS_BITS, SECURITY_BITS = 20, 40
+# A K that a user gives is refused where a round leaks with a higher probability.
+LEAST_SECURITY_BITS = 20
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,19 @@ class Graph:
         """Refuse a graph under which the protocol promises nothing.
 
         Raises:
-            ValueError: for fewer than two clients, or a threshold that is not above half of those
-                that a client deals with, or above all of them.
+            ValueError: for fewer than two clients, neighbours that are not mutual, or unknown
+                members of the committee; for a threshold that is not above half of those that a
+                client deals with, or above all of them.
         """
         if len(self.neighbours) < 2:
             raise ValueError("secure aggregation takes at least two clients")
+        mutual = all(
+            other != client and client in self.neighbours.get(other, ())
+            for client, others in self.neighbours.items()
+            for other in others
+        )
+        if not mutual or not self.committee <= self.neighbours.keys():
+            raise ValueError("neighbours must be mutual, others than oneself, and all known")
         sizes = [len(others) + 1 for others in self.neighbours.values()]
         sizes.append(len(self.committee))
         if self.threshold > min(sizes):
@@ -86,13 +97,18 @@ def build(
         seed: see `harary`.
         gone: for `AUTO`, how many clients drop out at most; by default 10 %.
     """
-    if neighbours == ALL:
-        return everyone(clients)
-    if neighbours != AUTO:
-        return harary(clients, Degree(neighbours, majority(neighbours + 1)), seed)
-    gone = floor(DROPPING * clients) if gone is None else gone
-    degree = choose_degree(clients, gone, floor(CORRUPT * clients))
+    degree = degree_of(clients, neighbours, gone)
     return harary(clients, degree, seed) if degree else everyone(clients)
+
+
+def degree_of(clients: int, neighbours: str | int, gone: int | None = None) -> Degree | None:
+    """k and t that a user asks for, None for all neighbours; arguments as of `build`."""
+    if neighbours == ALL:
+        return None
+    if neighbours != AUTO:
+        return Degree(neighbours, majority(neighbours + 1))
+    gone = floor(DROPPING * clients) if gone is None else gone
+    return choose_degree(clients, gone, floor(CORRUPT * clients))
 
 
 def everyone(clients: int, threshold: int | None = None) -> Graph:
@@ -141,19 +157,7 @@ def choose_degree(clients: int, gone: int, corrupt: int) -> Degree | None:
     """The smallest degree at which a round succeeds, and is safe, but for small probabilities.
 
     t is the largest threshold that all circles reach though clients drop out, but for 2^-20 (a
-    union bound over clients and the committee). A cheating server then learns more than one sum
-    over all honest survivors only if, for k = 2 h,
-
-    * 2 t - (k + 1) or more of the committee are corrupt, so that it can vouch for two survivor
-      sets, honest members signing but one; or
-    * t or more of some client's neighbours are corrupt, who open its secrets by themselves; or
-    * somewhere in the circle the honest survivors are parted. To the right of an honest client,
-      whose seed t of its circle gave away, then h in a row are corrupt or did not survive. Only h
-      to the left, itself, and the corrupt ones to the right can have given shares, so t - h - 1
-      or more of these h are corrupt.
-
-    By a union bound (Bell et al., section 4, bound their graphs alike), with so many corrupt
-    clients at random places, all that is less likely than 2^-40; the last is by far the likeliest.
+    union bound over clients and the committee); `leak_bound` is at most 2^-40.
 
     Args:
         clients: n.
@@ -171,9 +175,37 @@ def choose_degree(clients: int, gone: int, corrupt: int) -> Degree | None:
         threshold = k - int(np.argmax(fails <= 2.0**-CORRECTNESS_BITS))
         if 2 * threshold <= k + 1:
             continue
-        two_views = hypergeom.sf(2 * threshold - (k + 1) - 1, clients, corrupt, k + 1)
-        opened = hypergeom.sf(threshold - 1, clients - 1, corrupt, k)
-        parted = hypergeom.sf(threshold - k // 2 - 2, clients - 1, corrupt, k // 2)
-        if two_views + clients * (opened + parted) <= 2.0**-SECURITY_BITS:
-            return Degree(k, threshold)
+        degree = Degree(k, threshold)
+        if leak_bound(clients, degree, corrupt) <= 2.0**-SECURITY_BITS:
+            return degree
     return None
+
+
+def leak_bound(clients: int, degree: Degree | None, corrupt: int | None = None) -> float:
+    """What the probability is at most that a cheating server learns more than one sum of a round.
+
+    It does only if, for k = 2 h,
+
+    * 2 t - (k + 1) or more of the committee are corrupt, so that it can vouch for two survivor
+      sets, honest members signing but one; or
+    * t or more of some client's neighbours are corrupt, who open its secrets by themselves; or
+    * somewhere in the circle the honest survivors are parted. To the right of an honest client,
+      whose seed t of its circle gave away, then h in a row are corrupt or did not survive. Only h
+      to the left, itself, and the corrupt ones to the right can have given shares, so t - h - 1
+      or more of these h are corrupt.
+
+    A union bound (Bell et al., section 4, bound their graphs alike), with so many corrupt clients
+    at random places; the last is by far the likeliest. Where it is above 1 it says nothing.
+
+    Args:
+        clients: n.
+        degree: k and t; None for all neighbours.
+        corrupt: how many work with the server; by default 10 %.
+    """
+    corrupt = floor(CORRUPT * clients) if corrupt is None else corrupt
+    k, t = degree or (clients - 1, majority(clients))
+    two_views = hypergeom.sf(2 * t - (k + 1) - 1, clients, corrupt, k + 1)
+    opened = hypergeom.sf(t - 1, clients - 1, corrupt, k)
+    # Where all are neighbours, nobody can be parted from the others.
+    parted = hypergeom.sf(t - k // 2 - 2, clients - 1, corrupt, k // 2) if k < clients - 1 else 0
+    return float(two_views + clients * (opened + parted))

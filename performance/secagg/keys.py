@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from secagg.messages import ProtocolError, statement
 
-NONCE_BYTES = 12
+NONCE_BYTES, DIGEST_BYTES = 12, 32
 
 
 def derive(secret: bytes, purpose: str, *context) -> bytes:
@@ -21,7 +21,27 @@ def derive(secret: bytes, purpose: str, *context) -> bytes:
         purpose: keys for different purposes or contexts say nothing of one another.
         *context: whatever else the key is bound to.
     """
-    return HKDF(SHA256(), 32, salt=None, info=statement(purpose, *context)).derive(secret)
+    return HKDF(SHA256(), DIGEST_BYTES, salt=None, info=statement(purpose, *context)).derive(secret)
+
+
+def public(private: bytes) -> bytes:
+    """The X25519 public key of a private one, 32 bytes each."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def of_self_mask(seed: bytes, context: bytes) -> bytes:
+    """The key of the mask that a client adds for itself, from the seed that it shares."""
+    return derive(seed, "self mask", context)
+
+
+def commitment(seed: bytes, context: bytes, client: int) -> bytes:
+    """What a client signs of its self-mask's seed: it hides the seed, and fits no other."""
+    return derive(seed, "commitment", context, client)
+
+
+def digest(content: bytes, context: bytes) -> bytes:
+    """Of what a committee answers; see `Opening`."""
+    return derive(content, "answer", context)
 
 
 def agree(own: X25519PrivateKey, other: bytes, purpose: str, context: bytes) -> bytes:

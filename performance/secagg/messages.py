@@ -3,14 +3,34 @@
 Every record of a client names the round and the client. What is signed names the kind of statement,
 the client, and by a digest the round and all else that was known of it before, so that no signature
 can be passed off as another.
+
+The type of a field says what it may hold: a range with a number is what it lies in, and with bytes,
+how long they are.
 """
 
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self, get_args, get_origin
+from typing import Annotated, Self, get_args, get_origin
 
 import msgpack
+
+# Clients have small numbers: of large integers, many with one hash could be found, and a map with
+# these as keys would take a time that is quadratic in its length.
+Number = Annotated[int, range(1 << 20)]
+# As many as the counter of the masks has room for.
+Round = Annotated[int, range(1 << 64)]
+PublicKey = Annotated[bytes, range(32, 33)]
+Signature = Annotated[bytes, range(64, 65)]
+Digest = Annotated[bytes, range(32, 33)]
+Share = Annotated[bytes, range(33, 34)]
+# A share, a seed or a digest; empty where none is due, which the recipient knows.
+Piece = Annotated[bytes, range(34)]
+# A nonce, a `Parcel` of three of these, and what authenticates it.
+Ciphertext = Annotated[bytes, range(12 + 1 + 3 * (2 + 33) + 16 + 1)]
+# Larger than any signed `Advertisement`.
+Signed = Annotated[bytes, range(257)]
+Vector = Annotated[bytes, range(1 << 34)]
 
 
 class ProtocolError(Exception):
@@ -38,28 +58,38 @@ class Record:
         """
         fields = dataclasses.fields(cls)
         try:
-            values = msgpack.unpackb(data, strict_map_key=False, use_list=False)
+            values = msgpack.unpackb(
+                data, strict_map_key=False, use_list=False, object_pairs_hook=_map
+            )
             if not isinstance(values, tuple) or len(values) != len(fields):
                 raise ValueError(f"{len(fields)} fields expected")
             for field, value in zip(fields, values, strict=True):
                 if not _is(value, field.type):
-                    raise ValueError(f"{field.name} is no {field.type}")
+                    raise ValueError(f"{field.name} is not of its type and size")
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise ProtocolError(f"malformed {cls.__name__}: {error}") from error
         return cls(*values)
 
 
+def _map(pairs):
+    """What a map of numbers holds; other keys are refused before any of them is hashed."""
+    numbers = get_args(Number)[1]
+    if not all(type(key) is int and key in numbers for key, _ in pairs):
+        raise ValueError(f"a key of a map is no number below {numbers.stop}")
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a map has a key twice")
+    return found
+
+
 def _is(value, kind):
     """Whether a value is of a field's type, with all that it contains."""
-    if type(value) is not (get_origin(kind) or kind):
+    if get_origin(kind) is Annotated:
+        kind, allowed = get_args(kind)
+        return type(value) is kind and (value if kind is int else len(value)) in allowed
+    if type(value) is not get_origin(kind):
         return False
-    match value:
-        case dict():
-            of_keys, of_values = get_args(kind)
-            return all(_is(k, of_keys) and _is(v, of_values) for k, v in value.items())
-        case tuple():
-            return all(_is(each, get_args(kind)[0]) for each in value)
-    return True
+    each = get_args(kind)[-1 if isinstance(value, dict) else 0]
+    return all(_is(item, each) for item in (value.values() if isinstance(value, dict) else value))
 
 
 def statement(kind: str, *content) -> bytes:
@@ -69,8 +99,8 @@ def statement(kind: str, *content) -> bytes:
 
 def of_keys(context: bytes, advertisement: "Advertisement") -> bytes:
     """What a client signs when it advertises; `context` is that of the round's parameters."""
-    keys = advertisement.encryption_key, advertisement.masking_key
-    return statement("keys", context, advertisement.client, *keys)
+    offered = advertisement.encryption_key, advertisement.masking_key, advertisement.commitment
+    return statement("keys", context, advertisement.client, *offered)
 
 
 def of_sharers(context: bytes, client: int, sharers: Iterable[int], agreed: bytes) -> bytes:
@@ -94,29 +124,39 @@ def of_survivors(
 
 @dataclass(frozen=True)
 class Advertisement(Record):
-    """Stage 0, to the server: fresh X25519 public keys, for shares and for masks; `of_keys`."""
+    """Stage 0, to the server.
 
-    client: int
-    round_number: int
-    encryption_key: bytes
-    masking_key: bytes
-    signature: bytes
+    Attributes:
+        client: who sends it.
+        round_number: of the round.
+        encryption_key: fresh, of X25519, for shares.
+        masking_key: another one, for masks.
+        commitment: to the self-mask's seed, `keys.commitment`.
+        signature: `of_keys`.
+    """
+
+    client: Number
+    round_number: Round
+    encryption_key: PublicKey
+    masking_key: PublicKey
+    commitment: Digest
+    signature: Signature
 
 
 @dataclass(frozen=True)
 class Roster(Record):
     """Stage 1, to a client: advertisements, of itself and all that it deals with."""
 
-    advertisements: tuple[bytes, ...]
+    advertisements: tuple[Signed, ...]
 
 
 @dataclass(frozen=True)
 class Shares(Record):
     """Stage 1, to the server: for each recipient, an encrypted `Parcel`."""
 
-    client: int
-    round_number: int
-    ciphertexts: dict[int, bytes]
+    client: Number
+    round_number: Round
+    ciphertexts: dict[Number, Ciphertext]
 
 
 @dataclass(frozen=True)
@@ -127,9 +167,9 @@ class Parcel(Record):
     each is empty where the recipient gets none.
     """
 
-    seed_share: bytes
-    key_share: bytes
-    common_seed: bytes
+    seed_share: Piece
+    key_share: Piece
+    common_seed: Piece
 
 
 @dataclass(frozen=True)
@@ -141,8 +181,8 @@ class Delivery(Record):
         sharers: all clients whose shares arrived, in ascending order.
     """
 
-    ciphertexts: dict[int, bytes]
-    sharers: tuple[int, ...]
+    ciphertexts: dict[Number, Ciphertext]
+    sharers: tuple[Number, ...]
 
 
 @dataclass(frozen=True)
@@ -157,11 +197,11 @@ class MaskedInput(Record):
         signature: `of_sharers`.
     """
 
-    client: int
-    round_number: int
-    vector: bytes
-    agreed: bytes
-    signature: bytes
+    client: Number
+    round_number: Round
+    vector: Vector
+    agreed: Piece
+    signature: Signature
 
 
 @dataclass(frozen=True)
@@ -173,31 +213,56 @@ class Survivors(Record):
         signatures: `of_sharers`, of those among them that the client deals with.
     """
 
-    clients: tuple[int, ...]
-    signatures: dict[int, bytes]
+    clients: tuple[Number, ...]
+    signatures: dict[Number, Signature]
 
 
 @dataclass(frozen=True)
 class Confirmation(Record):
     """Stage 3, to the server: a signature, `of_survivors`."""
 
-    client: int
-    round_number: int
-    signature: bytes
+    client: Number
+    round_number: Round
+    signature: Signature
 
 
 @dataclass(frozen=True)
 class Confirmations(Record):
     """Stage 4, to a client: the committee's signatures, `of_survivors`, by client."""
 
-    signatures: dict[int, bytes]
+    signatures: dict[Number, Signature]
 
 
 @dataclass(frozen=True)
 class Unmasking(Record):
     """Stage 4, to the server: shares of seeds of survivors, and of keys of dropped clients."""
 
-    client: int
-    round_number: int
-    seed_shares: dict[int, bytes]
-    key_shares: dict[int, bytes]
+    client: Number
+    round_number: Round
+    seed_shares: dict[Number, Share]
+    key_shares: dict[Number, Share]
+
+
+@dataclass(frozen=True)
+class SealedSum(Record):
+    """Stage 5, to a member of the committee: the survivors' sum, little-endian, see `seal`."""
+
+    vector: Vector
+
+
+@dataclass(frozen=True)
+class Opening(Record):
+    """Stage 5, to the server: the digest of what a member made of the opened sum."""
+
+    client: Number
+    round_number: Round
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class Answer(Record):
+    """Stage 6, to the server, from one whose digest is that of most: what it is the digest of."""
+
+    client: Number
+    round_number: Round
+    content: Vector

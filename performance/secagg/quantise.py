@@ -37,12 +37,13 @@ class Quantiser(NamedTuple):
     bits: int
 
     @classmethod
-    def for_sum(cls, clip: float, clients: int) -> "Quantiser":
+    def for_sum(cls, clip: float, clients: int, spare: int = 0) -> "Quantiser":
         """The finest format in which a sum over clients fits.
 
         Args:
             clip: above 0.
             clients: how many numbers are added up, at least 1.
+            spare: bits that are left free besides.
 
         Raises:
             ValueError: for a clip or a number of clients out of range.
@@ -51,9 +52,9 @@ class Quantiser(NamedTuple):
             raise ValueError(f"clip must be above 0, got {clip}")
         if clients < 1:
             raise ValueError(f"clients must be at least 1, got {clients}")
-        # clients * clip * 2^bits is at most 2^62, which leaves a factor of 2 for rounding.
-        bits = MODULUS_BITS - 2 - math.ceil(math.log2(clients)) - math.ceil(math.log2(clip))
-        return cls(clip, bits)
+        # clients * clip * 2^bits is at most 2^(62 - spare): a factor of 2 is left for rounding.
+        taken = math.ceil(math.log2(clients)) + math.ceil(math.log2(clip)) + spare
+        return cls(clip, MODULUS_BITS - 2 - taken)
 
     def quantise(self, numbers: np.ndarray) -> Quantised:
         """Turn numbers into integers.

@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from secagg.messages import (
     Confirmations,
     Delivery,
     Roster,
+    SealedSum,
     Survivors,
     TooFewError,
 )
@@ -22,18 +24,21 @@ from secagg.server import Server
 
 # A client that drops out after a stage sends its message of that stage, and none of a later one.
 STAGES = ("advertise", "share", "mask", "confirm", "unmask")
+# These follow where vectors are sealed.
+OPENING = ("open", "answer")
 
 
 class Result(NamedTuple):
     """What came of a round.
 
     Attributes:
-        total: uint64 [entries], the sum of the survivors' vectors modulo 2^64.
+        total: uint64 [entry], the sum of the survivors' vectors modulo 2^64, sealed if they are.
         survivors: whose vectors are in it.
         sent: client -> bytes that it sent.
         received: client -> bytes that it was sent.
         client_s: stage -> seconds of all clients together.
         server_s: stage -> seconds of the server.
+        answer: what the committee made of a sealed sum; empty where none is sealed.
     """
 
     total: np.ndarray
@@ -42,6 +47,7 @@ class Result(NamedTuple):
     received: dict[int, int]
     client_s: dict[str, float]
     server_s: dict[str, float]
+    answer: bytes = b""
 
 
 def play(
@@ -49,6 +55,7 @@ def play(
     signing_keys: Mapping[int, Ed25519PrivateKey],
     vector: Callable[[int, bytes | None], np.ndarray],
     dropping: Mapping[int, str] | None = None,
+    finish: Callable[[np.ndarray, int], bytes] | None = None,
 ) -> Result:
     """Play a round.
 
@@ -56,19 +63,21 @@ def play(
         parameters: of the round.
         signing_keys: the private parts of the registered keys, by client.
         vector: (client, common secret or None) -> uint64 [entries], what it contributes.
-        dropping: client -> the stage, of `STAGES`, after which it is never heard of again, or ""
-            for one that was never there. None or an absent client stays to the end.
+        dropping: client -> the stage, of `STAGES` and `OPENING`, after which it is never heard of
+            again, or "" for one that was never there. None or an absent client stays to the end.
+        finish: what the committee makes of a sealed sum, see `Client.open`.
 
     Raises:
         TooFewError: if too few are left to open the sum, which then stays unknown.
     """
-    return _Round(parameters, signing_keys, vector, dropping or {}).play()
+    return _Round(parameters, signing_keys, vector, dropping or {}, finish).play()
 
 
 class _Round:
     """The state of `play`: all messages pass through it as bytes."""
 
-    def __init__(self, parameters, signing_keys, vector, dropping):
+    def __init__(self, parameters, signing_keys, vector, dropping, finish):
+        self._sealed, self._finish = parameters.sealed, finish
         self._server = Server(parameters)
         self._clients = {n: Client(n, key, parameters) for n, key in signing_keys.items()}
         self._vector, self._dropping = vector, dropping
@@ -85,11 +94,24 @@ class _Round:
         survivors = self._serve("confirm", self._server.survivors)
         present = self._stage("confirm", present, self._confirm, survivors)
         confirmations = self._serve("unmask", self._server.confirmations)
-        self._stage("unmask", present, self._unmask, confirmations)
+        present = self._stage("unmask", present, self._unmask, confirmations)
         total = self._serve("sum", self._server.total)
+        answer = self._opened(present, total) if self._sealed else b""
         seconds = (dict(self._seconds[who]) for who in ("client", "server"))
         summed = next(iter(survivors.values())).clients
-        return Result(total, summed, self._sent, self._received, *seconds)
+        return Result(total, summed, self._sent, self._received, *seconds, answer)
+
+    def _opened(self, present, total):
+        """What the committee makes of a sealed sum."""
+        sums = self._serve("open", lambda: self._server.sealed_sums(total))
+        present = self._stage("open", present, self._open, sums)
+        speakers = self._serve("answer", self._server.speakers)
+        for number in filter(present.__contains__, speakers):
+            with self._timed("client", "answer"):
+                reply = self._clients[number].answer().to_bytes()
+            self._sent[number] += len(reply)
+            return self._serve("answer", partial(self._server.answer, number, reply))
+        raise TooFewError("nobody is left of those who opened the sum: the round is abandoned")
 
     def _share(self, number, data):
         return self._clients[number].share(Roster.from_bytes(data))
@@ -105,10 +127,15 @@ class _Round:
     def _unmask(self, number, data):
         return self._clients[number].unmask(Confirmations.from_bytes(data))
 
+    def _open(self, number, data):
+        return self._clients[number].open(SealedSum.from_bytes(data), self._finish)
+
     def _stage(self, stage, present: Iterable[int], answer, broadcast=None):
         """Let clients answer what they are sent -> those that are still there afterwards."""
         left = []
         for number in present:
+            if broadcast and number not in broadcast:
+                continue  # the server counts it as gone
             data = broadcast[number].to_bytes() if broadcast else b""
             self._received[number] += len(data)
             with self._timed("client", stage):

@@ -6,19 +6,24 @@ that one that cheats does not end the round for all. The server is given what tr
 else; in the end it holds the sum.
 """
 
+from collections import Counter
+
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from secagg import keys, masks, shamir
+from secagg import keys, shamir, unmasking
 from secagg.messages import (
     Advertisement,
+    Answer,
     Confirmation,
     Confirmations,
     Delivery,
     MaskedInput,
+    Opening,
     ProtocolError,
     Record,
     Roster,
+    SealedSum,
     Shares,
     Survivors,
     TooFewError,
@@ -29,8 +34,8 @@ from secagg.messages import (
 )
 from secagg.parameters import Parameters
 
-# What is collected in each stage.
-STAGES = (Advertisement, Shares, MaskedInput, Confirmation, Unmasking)
+# What is collected in each stage; the last of them where vectors are sealed.
+STAGES = (Advertisement, Shares, MaskedInput, Confirmation, Unmasking, Opening)
 
 
 class Server:
@@ -44,6 +49,7 @@ class Server:
         """
         self._parameters, self._graph = parameters, parameters.graph
         self._received: list[dict[int, Record]] = [{}]
+        self._stages = STAGES if parameters.sealed else STAGES[:-1]
         self._keys: set[bytes] = set()
         self._probe = X25519PrivateKey.generate()
 
@@ -60,13 +66,9 @@ class Server:
                 round any more. The round can go on without it.
         """
         present = self._received[-1]
-        if len(self._received) > len(STAGES):
+        if len(self._received) > len(self._stages):
             raise ProtocolError(f"client {sender} answers when all is over")
-        record = STAGES[len(self._received) - 1].from_bytes(data)
-        if record.client != sender:
-            raise ProtocolError(f"client {sender} speaks for client {record.client}")
-        if record.round_number != self._parameters.round_number:
-            raise ProtocolError(f"client {sender} speaks of another round")
+        record = self._read(sender, data, self._stages[len(self._received) - 1])
         if sender in present:
             raise ProtocolError(f"client {sender} answers twice")
         if sender not in self._expected():
@@ -105,14 +107,19 @@ class Server:
     def survivors(self) -> dict[int, Survivors]:
         """End stage 2: who is left, and for each client, what its neighbours signed.
 
+        Clients whose common secret is another than most of them have count as gone.
+
         Raises:
-            ProtocolError: if clients do not have the same common secret.
+            ProtocolError: if fewer than the threshold have the same common secret.
         """
         inputs = self._close(MaskedInput)
-        if len({record.agreed for record in inputs.values()}) > 1:
+        secret, most = Counter(record.agreed for record in inputs.values()).most_common(1)[0]
+        if most < self._graph.threshold:
             raise ProtocolError(
                 "clients have different common secrets: somebody dealt them different seeds"
             )
+        for client in [n for n, record in inputs.items() if record.agreed != secret]:
+            del inputs[client]
         clients = tuple(sorted(inputs))
         return {
             client: Survivors(
@@ -140,45 +147,71 @@ class Server:
     def total(self) -> np.ndarray:
         """End stage 4: the sum of the survivors' vectors, uint64 [entries] modulo 2^64.
 
+        Where vectors are sealed, so is the sum, and it has more entries.
+
         Raises:
             TooFewError: if too few shares came of some secret.
-            ProtocolError: if shares do not give the key that they should, or contradict others.
+            ProtocolError: if shares do not give the secret that they should.
         """
         answers = self._close(Unmasking)
-        advertised, shared, inputs, _, _ = self._received[: len(STAGES)]
-        number, entries = self._parameters.round_number, self._parameters.entries
-        context = self._parameters.context
-        total = np.zeros(entries, np.uint64)
-        for survivor, record in inputs.items():
-            seed = self._recovered(survivor, "seed_shares", answers)
-            total += np.frombuffer(record.vector, "<u8")
-            total -= masks.expand(seed, number, entries)
-        for gone in shared.keys() - inputs.keys():
-            partners = self._graph.neighbours[gone] & inputs.keys()
-            if not partners:
-                continue  # nobody added a mask that it lacks
-            private = X25519PrivateKey.from_private_bytes(
-                self._recovered(gone, "key_shares", answers)
-            )
-            if private.public_key().public_bytes_raw() != advertised[gone].masking_key:
-                raise ProtocolError(f"wrong shares of the masking key of client {gone}")
-            for partner in partners:
-                key = keys.agree(private, advertised[partner].masking_key, "mask", context)
-                mask = masks.expand(key, number, entries)
-                # What the partner added, or subtracted, and the other did not undo.
-                if partner < gone:
-                    total -= mask
-                else:
-                    total += mask
-        return total
+        advertised, shared, inputs = self._received[:3]
+        return unmasking.total(self._parameters, advertised, shared, inputs, answers)
+
+    def sealed_sums(self, total: np.ndarray) -> dict[int, SealedSum]:
+        """Begin stage 5: what each member of the committee that is left is to open."""
+        told = SealedSum(total.astype("<u8", copy=False).tobytes())
+        return dict.fromkeys(sorted(self._expected()), told)
+
+    def speakers(self) -> tuple[int, ...]:
+        """End stage 5: whom to ask for the answer, one after the other, until one gives it.
+
+        Raises:
+            ProtocolError: if fewer than the threshold say the same digest.
+        """
+        opened = self._close(Opening)
+        self._digest, most = Counter(o.digest for o in opened.values()).most_common(1)[0]
+        if most < self._graph.threshold:
+            raise ProtocolError("too few of the committee say the same of the opened sum")
+        return tuple(n for n in sorted(opened) if opened[n].digest == self._digest)
+
+    def answer(self, sender: int, data: bytes) -> bytes:
+        """Stage 6: what the sum comes to, from one of `speakers`.
+
+        Args:
+            sender: who sent it, as the channel says.
+            data: what travelled.
+
+        Raises:
+            ProtocolError: if it is not what most of the committee say.
+        """
+        content = self._read(sender, data, Answer).content
+        if keys.digest(content, self._parameters.context) != self._digest:
+            raise ProtocolError(f"client {sender} says another answer than the committee")
+        return content
+
+    def _read(self, sender, data, kind):
+        """A record of a kind, of this round and from whom the channel says."""
+        if len(data) > self._parameters.longest:
+            raise ProtocolError(f"client {sender} sends more than is due")
+        record = kind.from_bytes(data)
+        if record.client != sender:
+            raise ProtocolError(f"client {sender} speaks for client {record.client}")
+        if record.round_number != self._parameters.round_number:
+            raise ProtocolError(f"client {sender} speaks of another round")
+        return record
 
     def _expected(self):
         """Who may send a message in the present stage."""
-        return self._received[-2] if len(self._received) > 1 else self._parameters.registered
+        if len(self._received) == 1:
+            return self._parameters.registered
+        before = self._received[-2]
+        if self._stages[len(self._received) - 1] is Opening:
+            return self._graph.committee & before.keys()
+        return before
 
     def _close(self, kind):
         """End the stage of a kind of record -> what was received in it, by client."""
-        if kind not in STAGES[len(self._received) - 1 : len(self._received)]:
+        if kind not in self._stages[len(self._received) - 1 : len(self._received)]:
             raise RuntimeError(f"the stage of {kind.__name__} is not the present one")
         done = self._received[-1]
         if len(done) < self._graph.threshold:
@@ -199,8 +232,10 @@ class Server:
                 if record.ciphertexts.keys() != recipients:
                     raise ProtocolError(f"client {sender} does not share with all it deals with")
             case MaskedInput():
-                if len(record.vector) != 8 * self._parameters.entries:
+                if len(record.vector) != 8 * self._parameters.masked_entries:
                     raise ProtocolError(f"client {sender} sent a vector of another length")
+                if len(record.agreed) != (keys.DIGEST_BYTES if self._parameters.common else 0):
+                    raise ProtocolError(f"client {sender} signs a common secret that is not due")
                 view = self._received[1], record.agreed
                 signed = of_sharers(self._parameters.context, sender, *view)
                 self._verify(sender, record, signed, "the sharers and common secret")
@@ -241,19 +276,3 @@ class Server:
         """Whose keys a client needs: of those that it encrypts for, or that do so for it."""
         dealers = self._graph.committee if self._parameters.common else frozenset()
         return self._parameters.encrypts_for(client) | dealers | {client}
-
-    def _recovered(self, client, kind, answers):
-        """A client's secret, from the shares of it that others gave."""
-        shares = {
-            holder + 1: getattr(answer, kind)[client]
-            for holder, answer in answers.items()
-            if client in getattr(answer, kind)
-        }
-        if len(shares) < self._graph.threshold:
-            raise TooFewError(f"the secrets of client {client} stay closed: too few shares came")
-        try:
-            return shamir.combine(shares, self._graph.threshold)
-        except shamir.ShareError as error:
-            raise ProtocolError(
-                f"wrong shares of the secrets of client {client}: {error}"
-            ) from error

@@ -4,10 +4,14 @@ Shamir 1979, "How to share a secret". A secret is the constant term of a random 
 t - 1 over a prime field; a share is the polynomial's value at a point other than 0.
 """
 
+import itertools
 import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from typing import NamedTuple
+
+from secagg.decoding import decode, evaluate, inverses
 
 # The smallest prime that leaves room for every 256-bit secret.
 PRIME = 2**256 + 297
@@ -49,32 +53,52 @@ def is_share(share: bytes) -> bool:
     return len(share) == SHARE_BYTES and int.from_bytes(share) < PRIME
 
 
-def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
-    """Recover a secret from at least t of its shares.
+class Recovered(NamedTuple):
+    """A secret, and what was found out of its shares.
 
-    Where there are more, those of the smallest and of the largest points must give the same, so
-    that a wrong one does not go unnoticed.
+    Attributes:
+        secret: `SECRET_BYTES` bytes.
+        wrong: the points of shares that are not of it; empty where nothing gave reason to look.
+    """
+
+    secret: bytes
+    wrong: frozenset[int]
+
+
+def combine(
+    shares: Mapping[int, bytes], threshold: int, is_secret: Callable[[bytes], bool]
+) -> Recovered:
+    """Recover a secret from at least t of its shares, some of which may be wrong.
+
+    The first t give it, unless one of them is wrong. Then all are decoded, which gives it as long
+    as no more than half of those beyond t are wrong, or the one where there is but one beyond t.
 
     Args:
-        shares: point -> share.
+        shares: point -> share, those first that deserve most trust.
         threshold: t.
+        is_secret: whether some bytes are the secret.
 
     Raises:
-        ShareError: if there are fewer than t, or one is malformed, or they do not belong together.
+        ShareError: if there are fewer than t, or one is malformed, or they do not give the secret.
     """
     if len(shares) < threshold:
         raise ShareError(f"{len(shares)} shares of a secret that takes {threshold}")
     if not all(map(is_share, shares.values())):
         raise ShareError(f"a share is no number of {SHARE_BYTES} bytes in the field")
-    values = {point: int.from_bytes(shares[point]) for point in sorted(shares)}
-    points = list(values)
-    secret, *others = {
-        combine_numbers({point: values[point] for point in chosen}, PRIME)
-        for chosen in (points[:threshold], points[-threshold:])
-    }
-    if others or secret >= 1 << 8 * SECRET_BYTES:
-        raise ShareError("they do not belong to one secret")
-    return secret.to_bytes(SECRET_BYTES)
+    values = {point: int.from_bytes(share) for point, share in shares.items()}
+    first = dict(itertools.islice(values.items(), threshold))
+    found = _bytes(combine_numbers(first, PRIME))
+    if found is not None and is_secret(found):
+        return Recovered(found, frozenset())
+    for some in _decodable(values, threshold):
+        polynomial = decode(some, threshold, PRIME)
+        if polynomial is None:
+            continue
+        found = _bytes(evaluate(polynomial, 0, PRIME))
+        if found is not None and is_secret(found):
+            wrong = {p for p, value in values.items() if evaluate(polynomial, p, PRIME) != value}
+            return Recovered(found, frozenset(wrong))
+    raise ShareError("they do not give the secret")
 
 
 def split_number(
@@ -87,7 +111,7 @@ def split_number(
     if len(set(points)) < len(points) or not all(0 < point < prime for point in points):
         raise ValueError("points must be distinct, and from 1 to the prime less one")
     coefficients = [secret, *(draw(prime) for _ in range(threshold - 1))]
-    return {point: _evaluate(coefficients, point, prime) for point in points}
+    return {point: evaluate(coefficients, point, prime) for point in points}
 
 
 def combine_numbers(shares: Mapping[int, int], prime: int) -> int:
@@ -97,22 +121,31 @@ def combine_numbers(shares: Mapping[int, int], prime: int) -> int:
     return sum(w * shares[point] for w, point in zip(weights, points, strict=True)) % prime
 
 
-def _evaluate(coefficients, point, prime):
-    """Horner's rule."""
-    value = 0
-    for coefficient in reversed(coefficients):
-        value = (value * point + coefficient) % prime
-    return value
+def _decodable(values, threshold):
+    """Of which of the shares the polynomial is sought, if the first t do not give the secret."""
+    match len(values) - threshold:
+        case 0:
+            return
+        case 1:  # too few to say which of them is wrong, but for the secret that comes out
+            for point in values:
+                yield {other: value for other, value in values.items() if other != point}
+        case _:
+            yield values
+
+
+def _bytes(number):
+    """A secret; None for one of the few numbers of the field that are none."""
+    return number.to_bytes(SECRET_BYTES) if number < 1 << 8 * SECRET_BYTES else None
 
 
 # A server recovers many secrets from the shares of the same clients.
 @lru_cache(maxsize=4096)
 def _weights(points, prime):
     """Lagrange's weights at 0: those by which the values at the points add up to that at 0."""
-    weights = []
     every = math.prod(points)
-    for point in points:
-        # Points are small numbers: their products are reduced but once.
-        below = math.prod(other - point for other in points if other != point)
-        weights.append(every // point * pow(below, -1, prime) % prime)
-    return tuple(weights)
+    # Points are small numbers: their products are reduced but once.
+    below = [
+        point * math.prod([other - point for other in points if other != point]) % prime
+        for point in points
+    ]
+    return tuple(every * inverse % prime for inverse in inverses(below, prime))

@@ -1,0 +1,91 @@
+"""How the server takes the masks off the sum, once it has the shares that this takes."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from secagg import keys, masks, shamir
+from secagg.messages import (
+    Advertisement,
+    MaskedInput,
+    ProtocolError,
+    Shares,
+    TooFewError,
+    Unmasking,
+)
+from secagg.parameters import Parameters
+
+
+def total(
+    parameters: Parameters,
+    advertised: Mapping[int, Advertisement],
+    shared: Mapping[int, Shares],
+    inputs: Mapping[int, MaskedInput],
+    answers: Mapping[int, Unmasking],
+) -> np.ndarray:
+    """The sum of the survivors' vectors as they travelled, uint64 [masked_entries].
+
+    Args:
+        parameters: of the round.
+        advertised: by client, as all that follows: what came in stage 0.
+        shared: in stage 1.
+        inputs: in stage 2, of the survivors.
+        answers: in stage 4.
+
+    Raises:
+        TooFewError: if too few shares came of some secret.
+        ProtocolError: if shares do not give the secret that they should.
+    """
+    number, context = parameters.round_number, parameters.context
+    secrets = _Secrets(answers, parameters.graph.threshold)
+    total = np.zeros(parameters.masked_entries, np.uint64)
+    for survivor, record in inputs.items():
+        committed = advertised[survivor].commitment
+        seed = secrets.recover(
+            survivor,
+            "seed",
+            lambda seed, n=survivor, c=committed: keys.commitment(seed, context, n) == c,
+        )
+        total += np.frombuffer(record.vector, "<u8")
+        masks.add(total, keys.of_self_mask(seed, context), number, subtract=True)
+    for gone in shared.keys() - inputs.keys():
+        partners = parameters.graph.neighbours[gone] & inputs.keys()
+        if not partners:
+            continue  # nobody added a mask that it lacks
+        public = advertised[gone].masking_key
+        private = X25519PrivateKey.from_private_bytes(
+            secrets.recover(gone, "key", lambda key, public=public: keys.public(key) == public)
+        )
+        for partner in partners:
+            key = keys.agree(private, advertised[partner].masking_key, "mask", context)
+            # What the partner added, or subtracted, and the other did not undo.
+            masks.add(total, key, number, subtract=partner < gone)
+    return total
+
+
+class _Secrets:
+    """Clients' secrets, from the shares that others gave of them."""
+
+    def __init__(self, answers, threshold):
+        self._answers, self._threshold = answers, threshold
+        # Who has given a wrong share. It may be the fault of who dealt it, so that their others
+        # are not refused, but used last: a liar costs the decoding of one secret, not of all.
+        self._doubted = set()
+
+    def recover(self, client, kind, is_secret):
+        """The secret of a kind, "seed" or "key", of a client."""
+        given = f"{kind}_shares"
+        holders = [n for n, answer in self._answers.items() if client in getattr(answer, given)]
+        if len(holders) < self._threshold:
+            raise TooFewError(f"the secrets of client {client} stay closed: too few shares came")
+        holders.sort(key=lambda holder: (holder in self._doubted, holder))
+        shares = {n + 1: getattr(self._answers[n], given)[client] for n in holders}
+        try:
+            found = shamir.combine(shares, self._threshold, is_secret)
+        except shamir.ShareError as error:
+            raise ProtocolError(
+                f"wrong shares of the {kind} of client {client}: {error}"
+            ) from error
+        self._doubted |= {point - 1 for point in found.wrong}
+        return found.secret
