@@ -15,7 +15,6 @@ under differential privacy, whose noise leaves no rank; there the factor is the 
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -30,9 +29,7 @@ from disaggregation import Disaggregated, disaggregate
 from drift import follow_drift
 from label_inference import infer_labels
 from optimise import solve
-from pixel_gains import Layers
-from pixel_gains import by_activations as gains_by_activations
-from pixel_gains import by_steps as gains_by_steps
+from pixel_gains import Layers, by_activations, by_steps, far_off
 from ratio import Decay, differences, follow
 from threat_model import PublicKnowledge, WindowView, layer_params
 
@@ -49,8 +46,6 @@ MOST_IMAGES = 16
 ROUNDS_FOR_GAINS, ROUNDS_OF_MANY = 48, 8
 # Zero derivatives from which an image is relied on.
 CERTAIN = 10
-# Of those rounds, one in so many is looked at again once the gains are known.
-AGAIN = 3
 # Minibatches of noise whose gradients tell the sizes of factors.
 MINIBATCHES_OF_NOISE = 32
 
@@ -121,48 +116,12 @@ def _by_rank(view, path, key):
     """Steps 1 to 4."""
     public, images = view.public, images_behind(view)
     gradients = _gradients(view, path)
-    weights = _rows(view.params, path, slice(-len(gradients), None))
-
-    def apart(which, gain=None, held_against=True, bounded=True):
-        some = gradients[which]
-        if gain is not None:
-            some = some * jnp.append(gain, 1)[None, :, None]
-        return _take_apart(some, images, key, bounded, weights[which] if held_against else None)
-
-    def ways(found, certain, some):
-        """Gains by steps of intensity if these are exact, by activations if they show."""
-        by_steps, exact = gains_by_steps(found, certain, public.image_shape, public.levels)
-        if exact:
-            return [by_steps]
-        return [*_by_activations(found, certain, weights, second(), some), by_steps]
-
-    @cache
-    def second():
-        return _second_layer(view)
-
-    every = np.arange(len(gradients))
     rounds = ROUNDS_FOR_GAINS if _separable(images) else ROUNDS_OF_MANY
-    some, last = every[:: max(1, len(every) // rounds)], every[-SCORED:]
-    found = apart(some, held_against=False, bounded=False)
-    gains = ways(found, np.asarray(found.certainty >= CERTAIN), some)
-    if images == 1 or not _separable(images):
-        return _as_images(apart(last, gains[0]).images, public)
-    best = gain, result = _most_settled([(gain, apart(last, gain)) for gain in gains])
-    if not result.settled.any():
-        return _as_images(apart(last, gain, held_against=False, bounded=False).images, public)
-    # Once more, by the images that the weights agree with.
-    again = some[::AGAIN]
-    found = apart(again, gain, bounded=False)
-    inverse = jnp.where(gain > 0, 1 / jnp.where(gain > 0, gain, 1), 0)
-    found = found._replace(images=found.images * inverse)
-    gains = ways(found, np.asarray(found.settled), again)
-    tried = [(gain, apart(last, gain)) for gain in gains]
-    return _as_images(_most_settled([*tried, best])[1].images, public)
-
-
-def _most_settled(tried):
-    """Of gains, and what was found with them, those with which the weights agree with the most."""
-    return max(tried, key=lambda each: int(each[1].settled.sum()))
+    some = np.arange(len(gradients))[:: max(1, len(gradients) // rounds)]
+    gain, exactly = _gains(view, some, _take_apart(gradients[some], images, key))
+    last = gradients[-SCORED:] * jnp.append(gain, 1)[None, :, None]
+    weights = _rows(view.params, path, slice(-SCORED, None)) if exactly else None
+    return _as_images(_take_apart(last, images, key, exactly, weights).images, public)
 
 
 def _gradients(view, path):
@@ -173,25 +132,28 @@ def _gradients(view, path):
     return y * (scales[None] if view.mixed == 1 else follow_drift(y, rank, scales))
 
 
-def _second_layer(view):
-    """Gradients of the second layer, where it is dense and they can be undone; or None."""
-    layers = view.public.layers()
-    if len(layers) < 2 or layers[1][1] is not nn.Dense:
-        return None
+def _gains(view, some, found):
+    """Gains of pixels by images found in some rounds; and whether they are more than likely."""
+    public = view.public
+    certain = np.asarray(found.certainty >= CERTAIN)
+    of_steps = by_steps(found, certain, public.image_shape, public.levels)
     try:
-        return _gradients(view, layers[1][0])
-    except CannotCalibrateError:
-        return None
+        gains = _gains_by_activations(view, some, found, certain)
+    except (CannotCalibrateError, TooFewEquationsError):
+        gains = None
+    if gains is None or far_off(gains, of_steps):
+        return of_steps.of_pixels.ravel(), of_steps.mostly_exact
+    return gains, True
 
 
-def _by_activations(found, certain, weights, second, some):
-    """Gains of pixels by the second layer, in a list of one; or of none where they are not told."""
-    if second is None:
-        return []
-    try:
-        return [gains_by_activations(found, certain, Layers(weights[some], second[some]))]
-    except TooFewEquationsError:
-        return []
+def _gains_by_activations(view, some, found, certain):
+    """Gains by the second layer, if there is one and it is dense."""
+    (path, _), *rest = view.public.layers()
+    if not rest or rest[0][1] is not nn.Dense:
+        return None
+    gradients = _gradients(view, rest[0][0])
+    weights = _rows(view.params, path, some - len(gradients))
+    return by_activations(found, certain, Layers(weights, gradients[some]))
 
 
 def _follow(view, observations):
@@ -218,8 +180,7 @@ def _take_apart(gradients, images, key, bounded=False, weights=None):
     if images == 1:  # there is nothing to take apart
         found = jax.vmap(least_squares)(gradients[:, :-1], gradients[:, -1])
         certainty = jnp.full((len(found), 1), CERTAIN)
-        silent, unknown = gradients[:, -1:] == 0, jnp.zeros((len(found), 1), bool)
-        return Disaggregated(found[:, None], certainty, silent, unknown)
+        return Disaggregated(found[:, None], certainty, gradients[:, -1:] == 0)
     count = min(images, MOST_IMAGES)
     rank = count if _separable(images) else min(images, 2 * MOST_IMAGES)
     parts = [
@@ -238,10 +199,8 @@ def _take_apart(gradients, images, key, bounded=False, weights=None):
     def those(leaf):
         return jnp.take_along_axis(leaf, surest[:, :, None], axis=1)
 
-    certainty, settled = (
-        jnp.take_along_axis(each, surest, axis=1) for each in (found.certainty, found.settled)
-    )
-    return Disaggregated(those(found.images), certainty, those(found.silent), settled)
+    certainty = jnp.take_along_axis(found.certainty, surest, axis=1)
+    return Disaggregated(those(found.images), certainty, those(found.silent))
 
 
 def _as_images(pixels, public):

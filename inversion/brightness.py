@@ -37,6 +37,8 @@ BRIGHTEST, NEGATIVE = 5.0, 0.01
 # Times the usual gain from which on a pixel is taken to be black, if so much of its energy is
 # negative.
 FAINTEST, EITHER = 100.0, 0.1
+# Share of the pixels that are shown with which most of them count as exact.
+EXACT = 0.5
 # Pixels that are looked at at a time; bounds memory.
 PIXELS = 8
 
@@ -52,6 +54,11 @@ class Gains(NamedTuple):
 
     of_pixels: jax.Array
     exact: jax.Array
+
+    @property
+    def mostly_exact(self) -> bool:
+        """Whether most of the pixels that are shown have an exact gain."""
+        return bool(self.exact.sum() > EXACT * (self.of_pixels > 0).sum())
 
 
 @partial(jax.jit, static_argnames="levels")

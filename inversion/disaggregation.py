@@ -32,14 +32,11 @@ class Disaggregated(NamedTuple):
             where no image was found.
         silent: bool [batch, units], the units at which an image's derivative is zero; none where no
             image was found.
-        settled: bool [batch], whether the weights agree that these are an image's zeros; False
-            where they are unknown.
     """
 
     images: jax.Array
     certainty: jax.Array
     silent: jax.Array
-    settled: jax.Array
 
 
 @jax.default_matmul_precision("highest")
@@ -107,8 +104,7 @@ def _judged(gradient, space, found, batch, bounded):
     images, certainty = jnp.where(good[:, None], images, 0), jnp.where(good, found.support, 0)
     silent = space.heard[None] & (jnp.abs(derivatives(space, found.directions)) < ZERO)
     others = pick(gradient[:-1], gradient[-1], batch)
-    filled = _fill(images, certainty, others)
-    return Disaggregated(filled, certainty, silent & good[:, None], found.settled & good)
+    return Disaggregated(_fill(images, certainty, others), certainty, silent & good[:, None])
 
 
 def _images(space: Space, directions: jax.Array) -> tuple[jax.Array, jax.Array]:

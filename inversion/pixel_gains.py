@@ -1,10 +1,10 @@
-"""Pixels' gains, which calibration leaves open: the ways of finding them.
+"""Pixels' gains, which calibration leaves open: the two ways of finding them, and which to believe.
 
 `brightness` finds gains that make images' values whole multiples of a step of intensity: exact,
-where values are precise enough. `activations` finds them by what the layer that follows saw of the
-images, where errors of a percent do not matter. Which of them is right shows without the truth: by
-how many pixels have a gain of the first kind, and by how many images the layer's weights agree
-with, once they have their gains.
+but for faint pixels, where values are precise enough. `activations` finds them by what the layer
+that follows saw of the images: of all pixels, where errors of a percent do not matter either. But
+few images, or images of few classes, leave some of them open, and it does not notice. Exact gains,
+where they are there, do.
 """
 
 from typing import NamedTuple
@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from activations import gains as gains_by_activations
 from activations import of_images
+from brightness import Gains
 from brightness import gains as gains_by_steps
 from disaggregation import Disaggregated
 
-# Share of the pixels that are shown whose gains must make values whole multiples of a step.
-EXACT = 0.5
+# Median relative difference from exact gains with which others are wrong.
+WRONG = 0.02
 
 
 class Layers(NamedTuple):
@@ -36,7 +37,7 @@ class Layers(NamedTuple):
 
 def by_steps(
     found: Disaggregated, certain: np.ndarray, image_shape: tuple[int, ...], levels: int
-) -> tuple[jax.Array, bool]:
+) -> Gains:
     """Find the gains that make values whole multiples of a step.
 
     Args:
@@ -44,15 +45,9 @@ def by_steps(
         certain: bool [round, image], the images to rely on.
         image_shape: (height, width, channels).
         levels: steps of intensity between black and white.
-
-    Returns:
-        Gains [pixel], 0 for pixels that no image shows; and whether most of them are exact. Others
-        are guesses, by which white is about 1.
     """
     pictures = found.images.reshape(-1, *image_shape)
-    found_gains = gains_by_steps(pictures, jnp.asarray(certain.ravel()), levels)
-    gains, exact = (each.ravel() for each in found_gains)
-    return gains, bool(exact.sum() > EXACT * (gains > 0).sum())
+    return gains_by_steps(pictures, jnp.asarray(certain.ravel()), levels)
 
 
 def by_activations(found: Disaggregated, certain: np.ndarray, layers: Layers) -> jax.Array:
@@ -76,3 +71,10 @@ def by_activations(found: Disaggregated, certain: np.ndarray, layers: Layers) ->
         np.asarray(layers.weights),
     )
     return jnp.asarray(gains)
+
+
+def far_off(gains: jax.Array, exact: Gains) -> bool:
+    """Say whether gains [pixel] are wrong, by those that are exact, if these are most of them."""
+    differences = jnp.abs(gains / jnp.where(exact.exact, exact.of_pixels, 1).ravel() - 1)
+    usual = jnp.nanmedian(jnp.where(exact.exact.ravel(), differences, jnp.nan))
+    return exact.mostly_exact and bool(usual > WRONG)
