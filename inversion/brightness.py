@@ -34,7 +34,7 @@ SPREADS = 4
 DARK = 2e-3
 # Times as bright as most that an image may be, and the share of its energy that may be negative.
 BRIGHTEST, NEGATIVE = 5.0, 0.01
-# Times the usual gain from which on a pixel is taken to be black, if so much of its energy is
+# Times the usual gain from which on a pixel is taken to be black, if such a share of its values is
 # negative.
 FAINTEST, EITHER = 100.0, 0.1
 # Share of the pixels that are shown with which most of them count as exact.
@@ -70,9 +70,9 @@ def gains(values: jax.Array, certain: jax.Array, levels: int = 255) -> Gains:
         certain: bool [image], which images to rely on.
         levels: steps of intensity between black and white.
     """
+    of_either_sign = _of_either_sign(values, certain)
     certain &= _plausible(values, certain)
-    signed = jnp.where(certain[:, None, None, None], values, 0)
-    values = jnp.maximum(signed, 0)
+    values = jnp.where(certain[:, None, None, None], jnp.maximum(values, 0), 0)
     pixels = values.reshape(len(values), -1).T
     exact, bright = lax.map(partial(_gain, levels), pixels, batch_size=PIXELS)
     exact, bright = (gain.reshape(values.shape[1:]) for gain in (exact, bright))
@@ -91,9 +91,15 @@ def gains(values: jax.Array, certain: jax.Array, levels: int = 255) -> Gains:
     # A pixel that shows next to nothing, compared with others, and that of either sign, shows
     # rounding.
     usual = jnp.nanmedian(jnp.where(gain > 0, gain, jnp.nan))
-    of_either = jnp.sum((values - signed) ** 2, axis=0) > EITHER * jnp.sum(signed**2, axis=0)
-    gain = jnp.where((gain < FAINTEST * usual) | ~of_either, gain, 0)
+    gain = jnp.where((gain < FAINTEST * usual) | ~of_either_sign, gain, 0)
     return Gains(gain, whole & (gain > 0))
+
+
+def _of_either_sign(values, certain):
+    """Which pixels have negative values among those that are not small."""
+    values = jnp.where(certain[:, None, None, None], values, 0)
+    shown = jnp.abs(values) > 0.1 * jnp.quantile(jnp.abs(values), 1 - WHITE, axis=0)[None]
+    return jnp.sum(shown & (values < 0), axis=0) > EITHER * jnp.sum(shown, axis=0)
 
 
 def _plausible(values, certain):

@@ -53,3 +53,25 @@ def test_what_is_never_seen_stays_black():
     seen[:, 3, 4] = 0
     found = brightness.gains(jnp.asarray(seen), jnp.ones(len(images), bool)).of_pixels
     assert found[3, 4, 0] == 0
+
+
+def test_a_pixel_that_is_mostly_rounding_is_like_its_neighbours_where_it_shows():
+    images, gains = pictures(60)
+    shows = np.arange(len(images)) % 5 == 0
+    rng = np.random.default_rng(1)
+    images[:, 3, 4, 0] *= shows
+    seen = images / gains
+    seen[:, 3, 4, 0] *= 1 + 0.05 * rng.normal(size=len(seen))
+    seen[:, 3, 4, 0] += 1e-5 * np.abs(rng.normal(size=len(seen))) / gains[3, 4, 0]
+    found = brightness.gains(jnp.asarray(seen), jnp.ones(len(images), bool)).of_pixels
+    assert 0.7 < found[3, 4, 0] / gains[3, 4, 0] < 1.4
+
+
+def test_a_faint_pixel_counts_as_black_if_its_values_have_either_sign():
+    images, gains = pictures(60)
+    seen = images / gains
+    seen[:, 3, 4] *= 1e-5
+    seen[:, 5, 2, 0] = 1e-5 * np.random.default_rng(1).normal(size=len(seen))
+    found = brightness.gains(jnp.asarray(seen), jnp.ones(len(images), bool)).of_pixels
+    np.testing.assert_allclose(found[3, 4], 1e5 * gains[3, 4], rtol=1e-2)
+    assert found[5, 2, 0] == 0
