@@ -250,7 +250,8 @@ def test_a_round_that_does_not_count_leaves_the_server_where_it_was(mapping):
 
 def test_a_host_that_aggregates_gets_numpy_arrays_and_one_mapping():
     def on_host():
-        def aggregate(messages, memory):
+        def aggregate(messages, memory, received):
+            assert received.params is not None
             assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(messages))
             return jax.tree.map(lambda leaf: leaf.mean(0), messages), memory
 
