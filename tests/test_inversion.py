@@ -34,7 +34,10 @@ PUBLISHED = f"-o sgd ours --as-published {SMALL}"
 CONVERGING = "-m softmax --attack-steps 1 -r 400 -n 4 -b 3 --client-rate 0.5 --converge"
 AGAIN = f"-s 0 1 --skip-done {SMALL}"
 DRAWN = f"--gen-images --skip-done {SMALL}"
-WATCHED = "-o ours --attack adaptive -m lenet -n 2 -b 1 -r 14 --window 8 --attack-round 3 14"
+WATCHED = (
+    "-o ours --attack adaptive --attack-clients 1 -m lenet -n 2 -b 1 -r 14 --window 8 "
+    "--attack-round 3 14"
+)
 PROTECTED = f"{WATCHED[:-4]}14 --attack-clients 0 --protect sign"
 AGGREGATES = "--aggregates -n 2 -r 14 --window 8 --attack-steps 3"
 HEAT_MAPS = "--gradcams -m cnn1 -o adam -n 2 -b 2 -r 1"
