@@ -6,8 +6,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 KEY_BYTES = 32
 # The common mask of SecAdam lies between 2^-SPAN and 2^SPAN.
 SPAN = 2
-# Integers that are expanded at a time: they stay in the cache until they are added.
-BLOCK = 1 << 13
+# Integers that are expanded at a time: few enough for the cache, and many for threads that wait for
+# Python's lock between two.
+BLOCK = 1 << 17
 ZEROS = bytes(8 * BLOCK)
 
 
