@@ -13,7 +13,7 @@ from fl.experiment.comparison import Compared, Paper
 from fl.experiment.layout import Metric
 from fl.experiment.names import display_name
 
-PAPER = ["dataset", "model", "algorithm", "attack", "clip", "noise"]
+KEYS = ["dataset", "model", "algorithm", "attack", "clip", "noise"]
 SETTING = {"rounds": 750, "local_steps": 1, "alpha": 0.5, "partition": "lda", "restarts": 1}
 # Options that the paper has none of.
 ABSENT = ["window", "attack_round", "protection", "converge"]
@@ -22,16 +22,6 @@ METRICS = {
     "psnr": Compared(Metric("psnr", "", "PSNR (dB)", decimals=2), 0.15),
     "ssim": Compared(Metric("ssim", "", "SSIM"), 0.01),
 }
-
-
-def paper_of(path: Path | None) -> Paper:
-    """What to compare with.
-
-    Args:
-        path: of the figures; None for paper.csv.
-    """
-    where = path or Path(__file__).with_name("paper.csv")
-    return Paper(where, PAPER, METRICS, _name, _same, DEPARTURES)
 
 
 def _name(figure: Mapping) -> str:
@@ -49,3 +39,6 @@ def _same(frame):
     same = (frame["batch_size"] == batch) & (frame["clients"] == clients)
     same &= (frame[list(SETTING)] == pd.Series(SETTING)).all(axis=1)
     return same & frame[ABSENT].isna().all(axis=1)
+
+
+PAPER = Paper(Path(__file__).with_name("paper.csv"), KEYS, METRICS, _name, _same, DEPARTURES)

@@ -16,7 +16,7 @@ from leak_figures import TIMES, mixing_figures, time_figures
 from leaks import leaks
 from marks import ERRORS, draw_point, heading, legend, mark, shades
 from matplotlib.figure import Figure
-from paper_figures import paper_of
+from paper_figures import PAPER
 from protection_figures import protection_figures
 from result_tables import NEEDS
 from runs import RUN
@@ -38,7 +38,7 @@ def main() -> None:
     parser = figures.command_line(__doc__, Path(__file__).parent, "rounds=750 attack=cosine")
     options, frame = reports.load(parser, RUN, NEEDS)
     if options.compare:
-        found = comparison_figures(frame, paper_of(None))
+        found = comparison_figures(frame, PAPER)
         figures.save_all(found, options, "the paper has none of these runs")
         return
     # What watches a window is no step's attack among others: it has figures of its own.

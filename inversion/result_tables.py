@@ -16,7 +16,7 @@ import leaks
 import pandas as pd
 from attacks import ATTACKS
 from leak_tables import leak_tables
-from paper_figures import PAPER, paper_of
+from paper_figures import PAPER
 from runs import RUN
 from settings import COMMON, SETTING, SIGMA, TASK, attack_name, is_private, task, tasks, the_attack
 
@@ -58,9 +58,9 @@ def main() -> None:
     reports.add_table_options(parser)
     options, frame = reports.load(parser, RUN, NEEDS)
     if options.compare:
-        comparison.show(frame, paper_of(options.paper), "inversion", options)
+        comparison.show(frame, PAPER, "inversion", options)
         return
-    paper = reports.read_paper(options.paper, PAPER)
+    paper = reports.read_paper(options.paper, PAPER.keys)
     frame = frame.assign(attack=summary.ordered(frame["attack"], ATTACKS))
     wanted = frame[frame["attack"].isin(options.attack or list(ATTACKS))]
     single = wanted[wanted["window"].isna()]
@@ -138,7 +138,7 @@ def attack_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[T
 
 def _table(name, what, view, rows, setting, paper, metrics=METRICS, columns=()):
     """A table of the runs of a setting: `name` for its label, `what` for its caption."""
-    cells, stats = layout.lay_out(view, rows, columns, metrics, paper, PAPER)
+    cells, stats = layout.lay_out(view, rows, columns, metrics, paper, PAPER.keys)
     rounds = count(setting["rounds"], "round")
     if view["converge"].notna().any():
         rounds = f"at most {rounds}"

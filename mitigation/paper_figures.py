@@ -11,7 +11,7 @@ from runs import DEPARTURES
 from fl.experiment.comparison import Compared, Paper
 from fl.experiment.layout import Metric
 
-PAPER = ["dataset", "model", "attack", "defence", "eps"]
+KEYS = ["dataset", "model", "attack", "defence", "eps"]
 SETTING = {
     **{"algorithm": "secadam", "rounds": 3000, "start_round": 2000, "local_steps": 1},
     **{"batch_size": 32, "alpha": 0.5, "partition": "lda"},
@@ -31,16 +31,6 @@ METRICS = {
 }
 
 
-def paper_of(path: Path | None) -> Paper:
-    """What to compare with.
-
-    Args:
-        path: of the figures; None for paper.csv.
-    """
-    where = path or Path(__file__).with_name("paper.csv")
-    return Paper(where, PAPER, METRICS, _name, _same, DEPARTURES)
-
-
 def _name(figure: Mapping) -> str:
     defence = " + ".join(entry.title for entry in parts(figure["defence"])) or "no defence"
     eps = "" if pd.isna(figure["eps"]) else f", eps = {figure['eps']:g}"
@@ -55,3 +45,6 @@ def _same(frame):
     ]
     same = (frame["clients"] == clients) & (frame["adversaries"] == adversaries)
     return same & (frame[list(SETTING)] == pd.Series(SETTING)).all(axis=1)
+
+
+PAPER = Paper(Path(__file__).with_name("paper.csv"), KEYS, METRICS, _name, _same, DEPARTURES)

@@ -13,7 +13,7 @@ import pandas as pd
 import trigger_picture
 from attacks import ATTACKS
 from matplotlib.figure import Figure
-from paper_figures import paper_of
+from paper_figures import PAPER
 from result_tables import NEEDS, SETTING, TASK, defence_names, in_order
 from runs import CURVE, RUN
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="where TensorFlow Datasets keeps data")
     options, frame = reports.load(parser, RUN, NEEDS)
     if options.compare:
-        found = comparison_figures(frame, paper_of(None))
+        found = comparison_figures(frame, PAPER)
         figures.save_all(found, options, "the paper has none of these runs")
         return
     beside = results.history_path(options.results), results.curves_path(options.results)

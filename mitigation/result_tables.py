@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from attacks import ATTACKS
 from defences import AGGREGATOR, DEFENCES, of_kind, parts
-from paper_figures import PAPER, paper_of
+from paper_figures import PAPER
 from runs import RUN
 
 from fl.experiment import comparison, layout, reports, summary
@@ -53,9 +53,9 @@ def main() -> None:
     reports.add_table_options(parser)
     options, frame = reports.load(parser, RUN, NEEDS)
     if options.compare:
-        comparison.show(frame, paper_of(options.paper), "mitigation", options)
+        comparison.show(frame, PAPER, "mitigation", options)
         return
-    paper = reports.read_paper(options.paper, PAPER)
+    paper = reports.read_paper(options.paper, PAPER.keys)
     found = list(attack_tables(frame[_wanted(frame, options)], paper))
     hint = "try without a choice of attacks and defences"
     reports.show(found, frame, "mitigation", options, hint)
@@ -83,7 +83,9 @@ def attack_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[T
     for setting, view in summary.groups(frame.sort_values("attack", kind="stable"), SETTING):
         tasks = [layout.task_name(row) for row in view[TASK].to_dict("records")]
         view = view.assign(task=summary.ordered(tasks), defence_name=defence_names(view))
-        cells, stats = layout.lay_out(view, ["task", "defence_name"], [], METRICS, paper, PAPER)
+        cells, stats = layout.lay_out(
+            view, ["task", "defence_name"], [], METRICS, paper, PAPER.keys
+        )
         what = f"{display_name(setting['algorithm'], short=True)} under "
         what += ATTACKS[setting["attack"]].title
         notes = [*_certified(view, stats), *layout.notes(stats, "without this score", PUBLISHED)]

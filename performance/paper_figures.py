@@ -9,21 +9,11 @@ from fl.experiment.comparison import Compared, Paper
 from fl.experiment.layout import ALPHA, Metric
 from fl.experiment.names import display_name
 
-PAPER = ["dataset", "model", "clients", "algorithm", "alpha", "local_steps"]
+KEYS = ["dataset", "model", "clients", "algorithm", "alpha", "local_steps"]
 METRICS = {
     "final_accuracy": Compared(Metric("final_accuracy", "", "Test accuracy (%)", 100, 1), 0.005)
 }
 STEPS = 3000  # local ones in all
-
-
-def paper_of(path: Path | None) -> Paper:
-    """What to compare with.
-
-    Args:
-        path: of the figures; None for paper.csv.
-    """
-    where = path or Path(__file__).with_name("paper.csv")
-    return Paper(where, PAPER, METRICS, _name, _same, DEPARTURES)
 
 
 def _name(figure: Mapping) -> str:
@@ -36,3 +26,6 @@ def _same(frame):
     same &= (frame["batch_size"] == 32) & (frame["partition"] == "lda")
     # Sums are the same under the protocol, and would count twice.
     return same & frame["convergence"].isna() & (frame["aggregation"] == "clear")
+
+
+PAPER = Paper(Path(__file__).with_name("paper.csv"), KEYS, METRICS, _name, _same, DEPARTURES)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from paper_figures import paper_of
+from paper_figures import PAPER
 from result_tables import NEEDS, aggregation_views, grids, total_steps
 from runs import RUN
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser = figures.command_line(__doc__, Path(__file__).parent, "rounds=3000 aggregation=clear")
     options, frame = reports.load(parser, RUN, NEEDS)
     if options.compare:
-        found = comparison_figures(frame, paper_of(None))
+        found = comparison_figures(frame, PAPER)
         figures.save_all(found, options, "the paper has none of these runs")
         return
     path = results.history_path(options.results)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from paper_figures import PAPER, paper_of
+from paper_figures import PAPER
 from runs import RUN
 
 from fl.experiment import comparison, layout, reports, results, summary, tables
@@ -52,9 +52,9 @@ def main() -> None:
     parser.add_argument("--decimals", type=int, default=1, help="of accuracies (default: 1)")
     options, frame = reports.load(parser, RUN, NEEDS)
     if options.compare:
-        comparison.show(frame, paper_of(options.paper), "performance", options)
+        comparison.show(frame, PAPER, "performance", options)
         return
-    paper = reports.read_paper(options.paper, PAPER)
+    paper = reports.read_paper(options.paper, PAPER.keys)
 
     # A run that stops at convergence has no final accuracy to compare.
     frame = frame[frame["convergence"].notna() == options.convergence]
@@ -178,7 +178,7 @@ def _table(name, view, axes, metric, setting, rounds, paper=None):
         rounds: how many, in words.
         paper: published figures, or None.
     """
-    cells, stats = layout.lay_out(view, *axes, [metric], paper, PAPER)
+    cells, stats = layout.lay_out(view, *axes, [metric], paper, PAPER.keys)
     phrases = layout.describe(setting, rounds)
     notes = layout.notes(stats, "that did not get there", PUBLISHED)
     return Table(

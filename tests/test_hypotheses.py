@@ -86,7 +86,7 @@ def test_a_smaller_clip_bounds_the_servers_step():
 def test_few_models_certify_where_the_paper_does():
     """The hypothesis fits which of its 99 certified accuracies are nothing, on all data sets."""
     certificate, papers = load("mitigation", "certificate", "paper_figures")
-    figures = pd.read_csv(papers.paper_of(None).path)
+    figures = pd.read_csv(papers.PAPER.path)
     figures = figures[figures["metric"] == "certified_accuracy"].to_dict("records")
     assert len(figures) == 99
     counts = np.zeros((2, 10), int)
@@ -94,7 +94,7 @@ def test_few_models_certify_where_the_paper_does():
     ballot = certificate.Ballot(counts, np.zeros(2, int), 1)
     for figure in figures:
         eps = "" if pd.isna(figure["eps"]) else f"--eps {figure['eps']}"
-        of = " ".join(f"--{name} {figure[name]}" for name in papers.PAPER[:-1])
+        of = " ".join(f"--{name} {figure[name]}" for name in papers.PAPER.keys[:-1])
         run = made(mitigation, f"{of} {eps} --hypothesis few-models")
         certified = certificate.certify(run, ballot).scores["certified_accuracy"]
         assert certified == (figure["mean"] > 0.01), figure

@@ -95,11 +95,11 @@ def show(frame: pd.DataFrame, paper: Paper, prefix: str, options: argparse.Names
 
     Args:
         frame: runs.
-        paper: what to compare with.
+        paper: what to compare with, unless the options name other figures.
         prefix: of the LaTeX labels.
         options: what `reports.load` returned.
     """
-    every = compare(frame, paper)
+    every = compare(frame, paper._replace(path=options.paper or paper.path))
     reports.show(list(_tables(every, paper, frame)), frame, prefix, options, "all are compared")
     print(tally(every), file=sys.stderr)
 
