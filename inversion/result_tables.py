@@ -20,7 +20,7 @@ from paper_figures import PAPER
 from runs import RUN
 from settings import COMMON, SETTING, SIGMA, TASK, attack_name, is_private, task, tasks, the_attack
 
-from fl.experiment import comparison, layout, reports, summary
+from fl.experiment import ablation, comparison, layout, reports, summary
 from fl.experiment.layout import Metric, count
 from fl.experiment.names import display_name
 from fl.experiment.reports import Table
@@ -59,6 +59,9 @@ def main() -> None:
     options, frame = reports.load(parser, RUN, NEEDS)
     if options.compare:
         comparison.show(frame, PAPER, "inversion", options)
+        return
+    if options.ablate:
+        ablation.show(frame, PAPER, "inversion", options)
         return
     paper = reports.read_paper(options.paper, PAPER.keys)
     frame = frame.assign(attack=summary.ordered(frame["attack"], ATTACKS))

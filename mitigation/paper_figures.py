@@ -13,9 +13,10 @@ from fl.experiment.layout import Metric
 
 KEYS = ["dataset", "model", "attack", "defence", "eps"]
 SETTING = {
-    **{"algorithm": "secadam", "rounds": 3000, "start_round": 2000, "local_steps": 1},
-    **{"batch_size": 32, "alpha": 0.5, "partition": "lda"},
+    **{"algorithm": "secadam", "local_steps": 1, "batch_size": 32},
+    **{"alpha": 0.5, "partition": "lda"},
 }
+ROUNDS = 3000  # of which the attack starts after two thirds
 METRICS = {
     **{
         column: Compared(Metric(column, "", f"{name} (%)", 100, 1), 0.005)
@@ -44,7 +45,9 @@ def _same(frame):
         for attack, count in zip(frame["attack"], frame["clients"], strict=True)
     ]
     same = (frame["clients"] == clients) & (frame["adversaries"] == adversaries)
+    same &= 3 * frame["start_round"] == 2 * frame["rounds"]
     return same & (frame[list(SETTING)] == pd.Series(SETTING)).all(axis=1)
 
 
-PAPER = Paper(Path(__file__).with_name("paper.csv"), KEYS, METRICS, _name, _same, DEPARTURES)
+PATH = Path(__file__).with_name("paper.csv")
+PAPER = Paper(PATH, KEYS, METRICS, _name, _same, DEPARTURES, ROUNDS)

@@ -15,7 +15,7 @@ from defences import AGGREGATOR, DEFENCES, of_kind, parts
 from paper_figures import PAPER
 from runs import RUN
 
-from fl.experiment import comparison, layout, reports, summary
+from fl.experiment import ablation, comparison, layout, reports, summary
 from fl.experiment.layout import Metric, count
 from fl.experiment.names import display_name
 from fl.experiment.reports import Table
@@ -37,6 +37,7 @@ METRICS = (
     Metric("certified_asr", SUCCESS, "Certified", 100, 1),
     Metric("recovery_rounds", "Recovery", "Rounds", 1, 1),
 )
+RADIUS = Metric("median_radius", "", "Median radius", decimals=4)
 NEEDS = ["status", *(metric.column for metric in METRICS)]
 
 
@@ -54,6 +55,9 @@ def main() -> None:
     options, frame = reports.load(parser, RUN, NEEDS)
     if options.compare:
         comparison.show(frame, PAPER, "mitigation", options)
+        return
+    if options.ablate:
+        ablation.show(frame, PAPER, "mitigation", options, [RADIUS])
         return
     paper = reports.read_paper(options.paper, PAPER.keys)
     found = list(attack_tables(frame[_wanted(frame, options)], paper))

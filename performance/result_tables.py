@@ -12,7 +12,7 @@ import pandas as pd
 from paper_figures import PAPER
 from runs import RUN
 
-from fl.experiment import comparison, layout, reports, results, summary, tables
+from fl.experiment import ablation, comparison, layout, reports, results, summary, tables
 from fl.experiment.layout import Metric, count
 from fl.experiment.names import display_name
 from fl.experiment.reports import Table
@@ -53,6 +53,9 @@ def main() -> None:
     options, frame = reports.load(parser, RUN, NEEDS)
     if options.compare:
         comparison.show(frame, PAPER, "performance", options)
+        return
+    if options.ablate:
+        ablation.show(frame, PAPER, "performance", options)
         return
     paper = reports.read_paper(options.paper, PAPER.keys)
 

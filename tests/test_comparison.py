@@ -13,7 +13,7 @@ from fl.experiment.layout import Metric
 
 KEYS = ["dataset", "model", "attack"]
 RUN = {"dataset": "digits", "model": "lenet", "status": "ok", "variant": "corrected"}
-RUN |= {"departures": None, "overrides": None, "clients": 10}
+RUN |= {"departures": None, "overrides": None, "clients": 10, "rounds": 3000}
 
 
 def compared(tmp_path, figures, *runs):
@@ -28,6 +28,7 @@ def compared(tmp_path, figures, *runs):
         lambda row: row["attack"],
         lambda frame: frame["clients"] > 1,
         ("radius", "delta", "moments"),
+        3000,
     )
     paper = Paper(path, KEYS, metrics, *how)
     frame = pd.DataFrame(
@@ -38,6 +39,7 @@ def compared(tmp_path, figures, *runs):
 
 PUBLISHED, SMALL_CLIP = {"variant": "published"}, {"overrides": "clip_norm=0.001"}
 MOST = SMALL_CLIP | {"variant": "partial", "departures": "delta moments"}
+BUT_RADIUS = MOST | {"overrides": None}
 RADIUS = {"variant": "partial", "departures": "radius"}
 
 
@@ -57,6 +59,8 @@ def test_distances_are_in_units_of_both_deviations_and_at_least_the_floor(tmp_pa
         ([(0.81, {}), (0.5, PUBLISHED)], AGREES, ""),
         ([(0.5, {}), (0.81, PUBLISHED)], EXPLAINED, "as published"),
         ([(0.5, {}), (0.81, PUBLISHED), (0.81, RADIUS)], EXPLAINED, "radius"),
+        ([(0.5, {}), (0.81, PUBLISHED), (0.81, SMALL_CLIP)], EXPLAINED, "as published"),
+        ([(0.5, {}), (0.81, BUT_RADIUS), (0.81, SMALL_CLIP)], EXPLAINED, "as published but radius"),
         ([(0.5, {}), (0.81, SMALL_CLIP)], EXPLAINED, "clip_norm=0.001"),
         ([(0.5, {}), (0.81, MOST)], EXPLAINED, "as published but radius, clip_norm=0.001"),
         ([(0.5, {}), (0.5, PUBLISHED), (0.5, SMALL_CLIP)], UNEXPLAINED, ""),
@@ -68,6 +72,19 @@ def test_distances_are_in_units_of_both_deviations_and_at_least_the_floor(tmp_pa
 def test_every_figure_gets_a_verdict(tmp_path, runs, verdict, by):
     found = compared(tmp_path, {"a": (0.8, 0.01)}, *(("a", *run) for run in runs))
     assert (found.loc["a", "verdict"], found.loc["a", "by"]) == (verdict, by)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "mean", "stand_in"),
+    [((3000, 600), 0.8, None), ((600, 300), 0.8, 600), ((300, 600), 0.1, 600)],
+)
+def test_shorter_runs_stand_in_where_there_are_none_as_in_the_paper(
+    tmp_path, rounds, mean, stand_in
+):
+    first, second = ({"rounds": number} for number in rounds)
+    found = compared(tmp_path, {"a": (0.8, 0)}, ("a", 0.8, first), ("a", 0.1, second)).loc["a"]
+    assert found["corrected_mean"] == mean
+    assert found["stand_in"] == stand_in if stand_in else pd.isna(found["stand_in"])
 
 
 def test_the_tally_counts_verdicts(tmp_path):

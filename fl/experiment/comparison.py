@@ -18,6 +18,7 @@ from fl.experiment.reports import Table
 # Figures agree within so many of the paper's deviation and ours together.
 MOST_APART = 2.0
 AGREES, EXPLAINED, UNEXPLAINED, NOT_RUN = "agrees", "explained", "unexplained", "not run"
+PLAINLY = "as published"
 TITLES = {PUBLISHED: "As published", CORRECTED: "Corrected"}
 KINDS = tuple(TITLES)
 TASK = ["dataset", "model"]
@@ -46,6 +47,8 @@ class Paper(NamedTuple):
         name: a figure's keys -> its name within its task.
         same: runs -> mask of those in the paper's setting, whatever their departures and overrides.
         acting: ids of the departures that act in the experiment.
+        rounds: of a run in the paper. Where a data set and model has no such run, those nearest to
+            it stand in, and it is said. None where `same` looks at rounds.
     """
 
     path: Path
@@ -54,6 +57,7 @@ class Paper(NamedTuple):
     name: Callable[[Mapping], str]
     same: Callable[[pd.DataFrame], pd.Series]
     acting: tuple[str, ...]
+    rounds: int | None = None
 
 
 def compare(frame: pd.DataFrame, paper: Paper) -> pd.DataFrame:
@@ -67,14 +71,16 @@ def compare(frame: pd.DataFrame, paper: Paper) -> pd.DataFrame:
         A row a figure of the data sets and models that the runs have: the keys; metric; name; mean
         and std of the paper; of the `KINDS` of runs mean, std, runs and how far apart they are, in
         units of both deviations together, as `corrected_mean` and so on; verdict, one of `AGREES`,
-        `EXPLAINED`, `UNEXPLAINED` and `NOT_RUN`; and by, what explains it.
+        `EXPLAINED`, `UNEXPLAINED` and `NOT_RUN`; by, what explains it; and stand_in, the rounds of
+        runs that stand in for the paper's, else missing.
     """
     published = reports.read_paper(paper.path, paper.keys)
     tasks = frame[TASK].drop_duplicates().astype(str)
     published = published.merge(tasks, on=TASK)
     if published.empty:
         sys.exit(f"nothing to compare: {paper.path} has no figure of these data sets and models")
-    frame = frame[paper.same(frame) & (frame["status"] != "diverged")]
+    frame, stand_in = _nearest(frame[paper.same(frame) & (frame["status"] != "diverged")], paper)
+    published = published.merge(stand_in, on=TASK, how="left")
     parts = []
     for column, (_, floor) in paper.metrics.items():
         figures = published[published["metric"] == column].reset_index(drop=True)
@@ -88,6 +94,17 @@ def compare(frame: pd.DataFrame, paper: Paper) -> pd.DataFrame:
         parts.append(figures.assign(verdict=[v for v, _ in found], by=[by for _, by in found]))
     every = pd.concat(parts, ignore_index=True)
     return every.assign(name=[paper.name(row) for row in every.to_dict("records")])
+
+
+def _nearest(frame, paper):
+    """Of each task the runs of the paper's number of rounds, or nearest to it, and which tasks."""
+    if paper.rounds is None or frame.empty:
+        return frame, pd.DataFrame(columns=[*TASK, "stand_in"])
+    distance = (frame["rounds"] - paper.rounds).abs()
+    frame = frame[distance == distance.groupby([frame[key] for key in TASK]).transform("min")]
+    rounds = frame.groupby(TASK, as_index=False, observed=True)["rounds"].max()
+    rounds = rounds[rounds["rounds"] != paper.rounds].rename(columns={"rounds": "stand_in"})
+    return frame, rounds.astype(dict.fromkeys(TASK, str))
 
 
 def show(frame: pd.DataFrame, paper: Paper, prefix: str, options: argparse.Namespace) -> None:
@@ -115,12 +132,16 @@ def _tables(every, paper, frame):
             yield Table(
                 name="-".join(["compare", *task.values(), column.replace("_", "-")]),
                 caption=f"{named}: {metric.name}; mean (standard deviation) of the paper and of n "
-                "runs here, and how far apart they are in units of both deviations together. "
-                + tally(figures)
-                + explained,
+                f"runs here{_stand_in(figures, paper)}, and how far apart they are in units of "
+                "both deviations together. " + tally(figures) + explained,
                 cells=_cells(figures, metric, notes),
                 runs=same.index,
             )
+
+
+def _stand_in(figures, paper):
+    rounds = figures["stand_in"].iloc[0]
+    return "" if pd.isna(rounds) else f" of {rounds:g} rounds (in the paper {paper.rounds})"
 
 
 def tally(every: pd.DataFrame) -> str:
@@ -160,25 +181,25 @@ def _said(how, acting):
     left = [name for name in acting if name not in given]
     said = ", ".join(given)
     if given and len(left) < len(given):
-        said = f"as published but {', '.join(left)}" if left else "as published"
+        said = f"{PLAINLY} but {', '.join(left)}" if left else PLAINLY
     overrides = [] if pd.isna(how["overrides"]) else [how["overrides"]]
     return ", ".join([*([said] if said else []), *overrides])
 
 
 def _verdict(row, explanations):
-    close = {kind: abs(row[f"{kind}_apart"]) <= MOST_APART for kind in KINDS}
-    # Of those that fit, what is said in the fewest words.
-    fitting = sorted(
-        (by for by, apart in explanations.items() if abs(apart) <= MOST_APART), key=len
-    )
-    if close[CORRECTED]:
+    tried = {**explanations, PLAINLY: row[f"{PUBLISHED}_apart"]}
+    fitting = [by for by, apart in tried.items() if abs(apart) <= MOST_APART]
+    if abs(row[f"{CORRECTED}_apart"]) <= MOST_APART:
         return AGREES, ""
     if fitting:
-        return EXPLAINED, min(fitting, key=len)  # what takes the fewest words
-    if close[PUBLISHED]:
-        return EXPLAINED, "as published"
+        return EXPLAINED, min(fitting, key=_simplicity)
     ran = explanations or any(pd.notna(row[f"{kind}_mean"]) for kind in KINDS)
     return (UNEXPLAINED if ran else NOT_RUN), ""
+
+
+def _simplicity(by):
+    """What is believed first: known departures, one, all, all but some; and a guess after them."""
+    return "=" in by, by.startswith(PLAINLY), by != PLAINLY, len(by)
 
 
 def _cells(figures, metric, notes):

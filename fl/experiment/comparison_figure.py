@@ -1,6 +1,5 @@
 """Our figures against the paper's: a point each, the diagonal, and bars of two deviations."""
 
-from collections import Counter
 from collections.abc import Iterator
 
 import pandas as pd
@@ -14,7 +13,7 @@ from fl.experiment.comparison import KINDS, MOST_APART, TASK, TITLES, Paper, com
 LOOKS = {KINDS[0]: ("#D55E00", "s", "#D55E00"), KINDS[1]: ("#0072B2", "o", "white")}
 PANELS = 3  # side by side
 NAMED = 8  # outliers of a panel and kind, the farthest
-ROWS = 20  # of text in a panel
+ROWS = 20  # of text in a panel; more than twice `NAMED`
 ENDS = ((0, min), (1, max))  # of an axis, and which of two axes' counts for both
 
 
@@ -40,7 +39,9 @@ def comparison_figures(frame: pd.DataFrame, paper: Paper) -> Iterator[tuple[str,
         for axis in axes[len(panels) :]:
             axis.remove()
         figure.supxlabel("Paper", fontsize=8)
-        figure.supylabel("Here", fontsize=8)
+        rounds = every["stand_in"].iloc[0]
+        here = "Here" if pd.isna(rounds) else f"Here, runs of {rounds:g} rounds"
+        figure.supylabel(here, fontsize=8)
         entries = figures.legend_entries(figure)
         figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=3)
         yield "_".join(["comparison", *task.values()]), figure
@@ -65,20 +66,28 @@ def _draw(axis: Axes, found: pd.DataFrame, scale: float) -> None:
     low, high = (choose(axis.get_xlim()[at], axis.get_ylim()[at]) for at, choose in ENDS)
     axis.set(xlim=(low, high), ylim=(low, high))
     axis.axline((low, low), slope=1, color="0.6", linewidth=0.6, zorder=0)
-    _annotate(axis, outliers, (low + high) / 2, (high - low) / ROWS)
+    _annotate(axis, outliers, low, high)
 
 
-def _annotate(axis, outliers, middle, row):
-    """Name outliers to the side where there is room, those at one height above one another."""
-    crowd = Counter()
-    for name, x, y, color in outliers:
-        place, line = (x > middle, round(y / row)), -5 if y > middle else 5
-        text = axis.annotate(
-            name,
-            (x, y),
-            **{"xytext": (-3 if x > middle else 3, 2 + line * crowd[place])},
-            **{"textcoords": "offset points", "fontsize": 4.5, "color": color},
-            ha="right" if x > middle else "left",
-        )
-        text.set_in_layout(False)
-        crowd[place] += 1
+def _annotate(axis, outliers, low, high):
+    """Name outliers in a column beside them, towards the middle, each on a row of its own."""
+    middle, row = (low + high) / 2, (high - low) / ROWS
+    free = [low + row * number for number in range(1, ROWS)]
+    for right in (False, True):
+        side = [outlier for outlier in outliers if (outlier[1] > middle) == right]
+        inner = (min if right else max)((x for _, x, _, _ in side), default=0)
+        for name, x, y, color in sorted(side, key=lambda outlier: outlier[2]):
+            height = min(free, key=lambda place: abs(place - y))
+            free.remove(height)
+            text = axis.annotate(
+                name,
+                (x, y),
+                xytext=(inner + (-row if right else row), height),
+                **{"ha": "right" if right else "left", "va": "center"},
+                **{"fontsize": 4.5, "color": color},
+                arrowprops={
+                    **{"arrowstyle": "-", "linewidth": 0.3, "color": color},
+                    **{"shrinkA": 0, "shrinkB": 0, "relpos": (float(right), 0.5)},
+                },
+            )
+            text.set_in_layout(False)

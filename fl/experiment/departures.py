@@ -12,6 +12,7 @@ from typing import Self
 
 # What the column `variant` says of none of an experiment's departures, of all, and of some.
 CORRECTED, PUBLISHED, PARTIAL = "corrected", "published", "partial"
+PART_OF = {"hardened-stale": "stale-update"}  # acts only together with the other
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,9 @@ def argument(acting: Collection[str]) -> Callable[[str], Departures]:
                 raise argparse.ArgumentTypeError(
                     f"{name!r} is no departure that acts here: choose from {', '.join(acting)}"
                 )
-        if "hardened-stale" in ids and "stale-update" not in ids:
-            raise argparse.ArgumentTypeError("hardened-stale is a part of stale-update: name both")
+        for part, whole in PART_OF.items():
+            if part in ids and whole not in ids:
+                raise argparse.ArgumentTypeError(f"{part} is a part of {whole}: name both")
         return Departures.of(ids)
 
     return parse

@@ -11,6 +11,9 @@ import pandas as pd
 from fl.experiment import results, summary, tables
 from fl.experiment.names import display_order
 
+# Beside a results file: runs with some departures of the published code, or guesses at the paper.
+ABLATIONS = "ablations.csv"
+
 
 class Table(NamedTuple):
     """A table ready to print."""
@@ -76,7 +79,15 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that all tables share."""
     parser.add_argument("--paper", type=Path, metavar="CSV", help="published figures to set beside")
     parser.add_argument(
-        "--compare", action="store_true", help="instead, each of the paper's figures with a verdict"
+        "--compare",
+        action="store_true",
+        help="instead, each of the paper's figures with a verdict, runs of a file "
+        f"{ABLATIONS} beside the results included",
+    )
+    parser.add_argument(
+        "--ablate",
+        action="store_true",
+        help="instead, what each departure of the published code makes, likewise",
     )
     parser.add_argument("--markdown", action="store_true", help="tables for GitHub, not for LaTeX")
 
@@ -95,7 +106,7 @@ def load(
         The options; and the runs, their data sets, models and algorithms in the order of display.
     """
     options = parser.parse_args()
-    frame = read(options.results, [*run, *needs])
+    frame = _read_all(options, [*run, *needs])
     for name in ("dataset", "model", "algorithm"):
         held = display_order(frame[name])
         frame[name] = summary.ordered(frame[name], held)
@@ -114,6 +125,15 @@ def load(
         sys.exit(f"no such runs in {options.results}")
     frame = frame.drop_duplicates(list(run), keep="last")
     return options, frame.sort_values(["dataset", "model", "algorithm"], kind="stable")
+
+
+def _read_all(options, needs):
+    """The results, and the ablations beside them where the options ask for what these explain."""
+    found = [read(options.results, needs)]
+    beside = options.results.with_name(ABLATIONS)
+    if (options.compare or getattr(options, "ablate", False)) and beside.exists():
+        found.append(read(beside, needs))
+    return pd.concat(found, ignore_index=True)
 
 
 def read(path: Path, needs: Sequence[str]) -> pd.DataFrame:
