@@ -22,7 +22,8 @@ ENTRIES = 6
 
 
 def sealing(clients=5, number=ROUND):
-    return Seal(bytes(32), bytes(range(32)), number, clients)
+    pad, tag = bytes(range(masks.KEY_BYTES)), bytes(range(1, 1 + masks.KEY_BYTES))
+    return Seal(pad, tag, number, clients)
 
 
 def numbers_of(clients, entries, seed=0):

@@ -50,7 +50,7 @@ def split(
 
 def is_share(share: bytes) -> bool:
     """Whether this could be a share: a number of the right size, in the field."""
-    return len(share) == SHARE_BYTES and int.from_bytes(share) < PRIME
+    return _number(share) is not None
 
 
 class Recovered(NamedTuple):
@@ -79,17 +79,16 @@ def combine(
         is_secret: whether some bytes are the secret.
 
     Raises:
-        ShareError: if there are fewer than t, or one is malformed, or they do not give the secret.
+        ShareError: if there are fewer than t, or one that is used is malformed, or they do not
+            give the secret.
     """
     if len(shares) < threshold:
         raise ShareError(f"{len(shares)} shares of a secret that takes {threshold}")
-    if not all(map(is_share, shares.values())):
-        raise ShareError(f"a share is no number of {SHARE_BYTES} bytes in the field")
-    values = {point: int.from_bytes(share) for point, share in shares.items()}
-    first = dict(itertools.islice(values.items(), threshold))
+    first = _numbers(itertools.islice(shares.items(), threshold))
     found = _bytes(combine_numbers(first, PRIME))
     if found is not None and is_secret(found):
         return Recovered(found, frozenset())
+    values = _numbers(shares.items())
     for some in _decodable(values, threshold):
         polynomial = decode(some, threshold, PRIME)
         if polynomial is None:
@@ -119,6 +118,20 @@ def combine_numbers(shares: Mapping[int, int], prime: int) -> int:
     points = tuple(sorted(shares))
     weights = _weights(points, prime)
     return sum(w * shares[point] for w, point in zip(weights, points, strict=True)) % prime
+
+
+def _numbers(shares):
+    """Pairs of point and share -> point -> number."""
+    values = {point: _number(share) for point, share in shares}
+    if None in values.values():
+        raise ShareError(f"a share is no number of {SHARE_BYTES} bytes in the field")
+    return values
+
+
+def _number(share):
+    """What a share stands for; None if it is none."""
+    number = int.from_bytes(share)
+    return number if number < PRIME and len(share) == SHARE_BYTES else None
 
 
 def _decodable(values, threshold):

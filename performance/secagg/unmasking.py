@@ -1,5 +1,6 @@
 """How the server takes the masks off the sum, once it has the shares that this takes."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -106,24 +107,30 @@ class _Secrets:
     """Clients' secrets, from the shares that others gave of them."""
 
     def __init__(self, answers, threshold):
-        self._answers, self._threshold = answers, threshold
-        # Who has given a wrong share. It may be the fault of who dealt it, so that their others
-        # are not refused, but used last: a liar costs the decoding of one secret, not of all.
+        self._threshold = threshold
+        # Kind -> client -> point -> share: looked up once, not for each secret.
+        self._shares = {kind: defaultdict(dict) for kind in ("seed", "key")}
+        for holder, answer in sorted(answers.items()):
+            for kind, of_clients in self._shares.items():
+                for client, share in getattr(answer, f"{kind}_shares").items():
+                    of_clients[client][holder + 1] = share
+        # Points of those who have given a wrong share. It may be the fault of who dealt it, so that
+        # their others are not refused, but used last: a liar costs the decoding of one secret, not
+        # of all.
         self._doubted = set()
 
     def recover(self, client, kind, is_secret):
         """The secret of a kind, "seed" or "key", of a client."""
-        given = f"{kind}_shares"
-        holders = [n for n, answer in self._answers.items() if client in getattr(answer, given)]
-        if len(holders) < self._threshold:
+        shares = self._shares[kind][client]
+        if len(shares) < self._threshold:
             raise TooFewError(f"the secrets of client {client} stay closed: too few shares came")
-        holders.sort(key=lambda holder: (holder in self._doubted, holder))
-        shares = {n + 1: getattr(self._answers[n], given)[client] for n in holders}
+        if self._doubted:
+            shares = dict(sorted(shares.items(), key=lambda given: given[0] in self._doubted))
         try:
             found = shamir.combine(shares, self._threshold, is_secret)
         except shamir.ShareError as error:
             raise ProtocolError(
                 f"wrong shares of the {kind} of client {client}: {error}"
             ) from error
-        self._doubted |= {point - 1 for point in found.wrong}
+        self._doubted |= found.wrong
         return found.secret
