@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import threading
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
@@ -21,7 +22,7 @@ from scipy.stats import binom
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder of scripts
 
-from secagg import bench, graph, keys, masks, runner, shamir
+from secagg import bench, graph, keys, masks, pairs, runner, shamir, unmasking
 from secagg import client as client_module
 from secagg.client import Client
 from secagg.decoding import decode, evaluate, inverses
@@ -83,6 +84,55 @@ def test_the_sum_is_that_of_the_survivors_bit_for_bit(data):
     assert result.survivors == tuple(sorted(set(range(clients)) - silent))
     expected = numbers[list(result.survivors)].sum(0, dtype=np.uint64)
     assert np.array_equal(result.total, expected)
+
+
+@pytest.fixture
+def helped(monkeypatch):
+    """Have another process help, however little there is to do -> what it was given."""
+    monkeypatch.setattr(pairs, "WORTH", 0)
+    monkeypatch.setattr(unmasking, "cores", lambda: 2)
+    given, busy = [], threading.Event()
+    undone, add_to = pairs._Helper.undone, pairs.Undoing.add_to
+
+    def undo(helper, gone, known):
+        given.append((helper, gone))
+        busy.set()
+        return undone(helper, gone, known)
+
+    def wait_and_add_to(undoing, total):
+        assert busy.wait(60)
+        add_to(undoing, total)
+
+    monkeypatch.setattr(pairs._Helper, "undone", undo)
+    monkeypatch.setattr(pairs.Undoing, "add_to", wait_and_add_to)
+    return given
+
+
+@pytest.mark.parametrize("gone", [4, 1])
+def test_other_processes_help_with_the_masks_of_those_who_are_gone(helped, gone):
+    params, numbers = setup(9, 5, entries=masks.PIECE + 3), vectors(9, masks.PIECE + 3)
+    result = play(params, numbers, dict.fromkeys(range(gone), "share"))
+    assert np.array_equal(result.total, numbers[gone:].sum(0, dtype=np.uint64))
+    assert 1 <= len(helped) <= gone
+
+
+def test_a_process_that_helped_and_was_killed_is_replaced(helped):
+    params, numbers = setup(5, 3), vectors(5, 5)
+    play(params, numbers, {0: "share"})
+    ((helper, _),) = helped
+    helper._process.kill()
+    helper._process.wait()
+    with pytest.raises(ChildProcessError, match="helped to take masks off has ended"):
+        play(params, numbers, {0: "share"})
+    result = play(params, numbers, {0: "share"})
+    assert np.array_equal(result.total, numbers[1:].sum(0, dtype=np.uint64))
+    assert helped[-1][0] is not helper
+
+
+def test_no_process_is_started_for_little(monkeypatch):
+    monkeypatch.setattr(unmasking, "cores", lambda: 2)
+    monkeypatch.setattr(pairs, "_helpers", lambda count: pytest.fail("one was started"))
+    play(setup(5, 3), vectors(5, 5), {0: "share"})
 
 
 @pytest.mark.parametrize("stages", list(itertools.product(("", *runner.STAGES), repeat=2)))
@@ -1019,9 +1069,22 @@ def test_shares_that_are_none_are_refused():
     for wrong in (b"\xff" * 33, b""):
         with pytest.raises(shamir.ShareError, match="no number"):
             shamir.combine(shares | {1: wrong}, 2, bytes(32).__eq__)
-    for threshold, points in ((3, (1, 2)), (0, (1, 2)), (2, (0, 1)), (2, (1, 1))):
+    for threshold, points in (
+        (3, (1, 2)),
+        (0, (1, 2)),
+        (2, (0, 1)),
+        (2, (1, 1)),
+        (1, (2**20 + 1,)),
+    ):
         with pytest.raises(ValueError, match=r"threshold|points"):
             shamir.split(bytes(32), threshold, points)
+
+
+def test_secrets_are_shared_among_clients_with_the_largest_numbers():
+    """Products of their points are as large as can be."""
+    points = [*range(1, 40), *range(shamir.MOST_POINT - 39, shamir.MOST_POINT + 1)]
+    shares = shamir.split(bytes(range(32)), len(points), points)
+    assert shamir.combine(shares, len(points), bytes(range(32)).__eq__).secret == bytes(range(32))
 
 
 def test_the_field_is_a_field():

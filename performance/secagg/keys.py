@@ -1,6 +1,7 @@
 """Key agreement and authenticated encryption between two clients."""
 
 import os
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -57,12 +58,17 @@ def agree(own: X25519PrivateKey, other: bytes, purpose: str, context: bytes) -> 
         ProtocolError: if the public key is none, or one that makes the secret known to all.
     """
     try:
-        public = X25519PublicKey.from_public_bytes(other)
-        secret = own.exchange(public)
+        secret = own.exchange(_public_key(other))
     except ValueError as error:
         raise ProtocolError(f"a public key with which no secret can be shared: {error}") from error
     both = sorted((own.public_key().public_bytes_raw(), other))
     return derive(secret, purpose, context, *both)
+
+
+# A server agrees on keys with the same clients for many others.
+@lru_cache(maxsize=4096)
+def _public_key(data):
+    return X25519PublicKey.from_public_bytes(data)
 
 
 def encrypt(key: bytes, plaintext: bytes, context: bytes, sender: int, recipient: int) -> bytes:

@@ -11,11 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
+
 from secagg.decoding import decode, evaluate, inverses
 
 # The smallest prime that leaves room for every 256-bit secret.
 PRIME = 2**256 + 297
 SECRET_BYTES, SHARE_BYTES = 32, 33
+# So many points or differences of points, multiplied, lie within 63 bits.
+MOST_POINT, FACTORS = 1 << 20, 3
 
 
 class ShareError(ValueError):
@@ -33,7 +37,7 @@ def split(
     Args:
         secret: `SECRET_BYTES` bytes.
         threshold: t, how many shares give the secret; at least 1, at most one for each point.
-        points: where the polynomial is evaluated, distinct and from 1 to `PRIME` - 1.
+        points: where the polynomial is evaluated, distinct and from 1 to `MOST_POINT`.
         draw: bound -> a uniform number below it; only tests give another than the system's.
 
     Returns:
@@ -107,8 +111,10 @@ def split_number(
     points = list(points)
     if not 1 <= threshold <= len(points):
         raise ValueError(f"a threshold of {threshold} for {len(points)} shares")
-    if len(set(points)) < len(points) or not all(0 < point < prime for point in points):
-        raise ValueError("points must be distinct, and from 1 to the prime less one")
+    if len(set(points)) < len(points) or not all(
+        0 < p <= min(MOST_POINT, prime - 1) for p in points
+    ):
+        raise ValueError("points must be distinct, from 1 to 2^20, and below the prime")
     coefficients = [secret, *(draw(prime) for _ in range(threshold - 1))]
     return {point: evaluate(coefficients, point, prime) for point in points}
 
@@ -156,9 +162,11 @@ def _bytes(number):
 def _weights(points, prime):
     """Lagrange's weights at 0: those by which the values at the points add up to that at 0."""
     every = math.prod(points)
-    # Points are small numbers: their products are reduced but once.
-    below = [
-        point * math.prod([other - point for other in points if other != point]) % prime
-        for point in points
-    ]
+    factors = np.subtract.outer(points, points)
+    np.fill_diagonal(factors, points)
+    # Points are small numbers: many factors, each other point less this one, and the point itself,
+    # are multiplied before they are reduced once.
+    groups = range(0, len(points), FACTORS)
+    products = np.multiply.reduceat(factors, groups, axis=0).T.tolist()
+    below = [math.prod(product) % prime for product in products]
     return tuple(every * inverse % prime for inverse in inverses(below, prime))

@@ -2,11 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fl.simulation.hardware import cores
 from secagg import keys, masks, shamir
@@ -18,21 +15,8 @@ from secagg.messages import (
     TooFewError,
     Unmasking,
 )
+from secagg.pairs import Gone, Round, Undoing
 from secagg.parameters import Parameters
-
-
-class _Pair(NamedTuple):
-    """A client that is gone, and a neighbour that is not and masked its vector for it.
-
-    Attributes:
-        private: the masking key of the one that is gone.
-        public: of the neighbour.
-        subtract: whether the neighbour added the mask.
-    """
-
-    private: X25519PrivateKey
-    public: bytes
-    subtract: bool
 
 
 def total(
@@ -55,52 +39,39 @@ def total(
         TooFewError: if too few shares came of some secret.
         ProtocolError: if shares do not give the secret that they should.
     """
-    number, context = parameters.round_number, parameters.context
     secrets = _Secrets(answers, parameters.graph.threshold)
+    gone = [
+        _with_partners(parameters, secrets, advertised, client, partners)
+        for client in sorted(shared.keys() - inputs.keys())
+        # Else nobody added a mask that it lacks.
+        if (partners := parameters.graph.neighbours[client] & inputs.keys())
+    ]
+    known = Round(parameters.context, parameters.round_number, parameters.masked_entries)
     total = np.zeros(parameters.masked_entries, np.uint64)
-    for survivor, record in inputs.items():
-        committed = advertised[survivor].commitment
-        seed = secrets.recover(
-            survivor,
-            "seed",
-            lambda seed, n=survivor, c=committed: keys.commitment(seed, context, n) == c,
-        )
-        total += np.frombuffer(record.vector, "<u8")
-        masks.add(total, keys.of_self_mask(seed, context), number, subtract=True)
-    pairs = []
-    for gone in shared.keys() - inputs.keys():
-        partners = parameters.graph.neighbours[gone] & inputs.keys()
-        if not partners:
-            continue  # nobody added a mask that it lacks
-        public = advertised[gone].masking_key
-        private = X25519PrivateKey.from_private_bytes(
-            secrets.recover(gone, "key", lambda key, public=public: keys.public(key) == public)
-        )
-        # What the partner added, or subtracted, and the other did not undo.
-        pairs += [
-            _Pair(private, advertised[partner].masking_key, partner < gone) for partner in partners
-        ]
-    return total + _masks_of(pairs, parameters)
+    with Undoing(gone, known, cores()) as undoing:
+        for survivor, record in inputs.items():
+            total += np.frombuffer(record.vector, "<u8")
+            committed = advertised[survivor].commitment
+            _take_off_own(total, parameters, secrets, survivor, committed)
+        undoing.add_to(total)
+    return total
 
 
-def _masks_of(pairs, parameters):
-    """What undoes the masks of pairs, uint64 [masked_entries].
+def _take_off_own(total, parameters, secrets, survivor, committed):
+    """Subtract the mask that a survivor added for itself."""
+    context = parameters.context
+    seed = secrets.recover(
+        survivor, "seed", lambda seed: keys.commitment(seed, context, survivor) == committed
+    )
+    own = keys.of_self_mask(seed, context)
+    masks.add(total, own, parameters.round_number, subtract=True)
 
-    Most of a server's time goes here, so all cores do it. Threads will do: while a mask is expanded
-    and added, others can run. While a key is agreed on, they cannot.
-    """
 
-    def of_some(some):
-        part = np.zeros(parameters.masked_entries, np.uint64)
-        for pair in some:
-            key = keys.agree(pair.private, pair.public, "mask", parameters.context)
-            masks.add(part, key, parameters.round_number, subtract=pair.subtract)
-        return part
-
-    threads = max(1, min(cores(), len(pairs)))
-    with ThreadPoolExecutor(threads) as pool:
-        parts = pool.map(of_some, [pairs[first::threads] for first in range(threads)])
-        return sum(parts)
+def _with_partners(parameters, secrets, advertised, client, partners):
+    """What it takes to undo what partners added, or subtracted, for a client that is gone."""
+    public = advertised[client].masking_key
+    private = secrets.recover(client, "key", lambda key: keys.public(key) == public)
+    return Gone(private, [(advertised[n].masking_key, n < client) for n in sorted(partners)])
 
 
 class _Secrets:
