@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from secagg import graph, runner
-from secagg.messages import TooFewError
 from secagg.parameters import Parameters
+from secagg.records import TooFewError
 
 from fl.simulation.rounds import Aggregator
 

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder o
 
 from secagg import graph, runner
 from secagg.client import Client
-from secagg.messages import ProtocolError
 from secagg.parameters import Parameters
+from secagg.records import ProtocolError
 from secagg.server import Server
 
 ROUND = 7

@@ -16,8 +16,8 @@ from coding import COMMITTEE, MASKED
 from protocol import Protocol, Settings
 from secagg import graph, masks, seal
 from secagg.graph import ALL, AUTO
-from secagg.messages import TooFewError
 from secagg.quantise import Quantiser
+from secagg.records import TooFewError
 from secagg.runner import Result
 
 from fl.data.sampling import MinibatchSampler

@@ -35,15 +35,13 @@ from secagg.messages import (
     Roster,
     Shares,
     Survivors,
-    TooFewError,
     Unmasking,
-    of_keys,
-    of_sharers,
-    of_survivors,
 )
 from secagg.parameters import Parameters
 from secagg.quantise import Quantiser
+from secagg.records import TooFewError
 from secagg.server import Server
+from secagg.statements import of_keys, of_sharers, of_survivors
 from secagg_rounds import (
     KEYS,
     ROUND,

@@ -14,7 +14,8 @@ from scipy.stats import ks_2samp
 sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder of scripts
 
 from secagg import keys, masks, runner, seal
-from secagg.messages import Answer, Opening, SealedSum, TooFewError
+from secagg.messages import Answer, Opening, SealedSum
+from secagg.records import TooFewError
 from secagg.seal import Seal
 from secagg_rounds import ROUND, Played, altered, play, refused, setup, signing_keys, uniform
 

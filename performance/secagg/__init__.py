@@ -50,11 +50,15 @@ not hidden: Python's integers are not constant in time.
 
 ===========  ====================================================================================
 shamir       secret sharing over a prime field        quantise    numbers as integers modulo 2^64
-masks        keys expanded into vectors               keys        key agreement, encryption
-messages     what travels                             graph       who deals with whom
-parameters   what all know of a round beforehand      client      a client's state machine
-server       the server's                             runner      a round, with clients that vanish
-unmasking    masks taken off the sum                  decoding    shares of which some are wrong
-seal         sums that the server cannot read         bench       seconds and bytes
+decoding     shares of which some are wrong           keys        key agreement, encryption
+masks        keys expanded into vectors               graph       who deals with whom
+records      typed fields, as bytes                   messages    what travels
+statements   what is signed                           parameters  what all know beforehand
+client       a client's state machine                 server      the server's
+told         what a client believes of the server     checks      what the server takes of a client
+dealing      what clients deal one another            unmasking   masks taken off the sum
+pairs        masks of those who are gone              helper      a process that takes them off
+seal         sums that the server cannot read         runner      a round, with clients that vanish
+bench        seconds and bytes
 ===========  ====================================================================================
 """

@@ -6,7 +6,7 @@ further part in the round.
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from secagg import keys, masks, shamir
+from secagg import dealing, keys, masks, shamir
 from secagg.messages import (
     Advertisement,
     Answer,
@@ -24,19 +24,15 @@ from secagg.messages import (
     MaskedInput,
     Opening,
     Parcel,
-    ProtocolError,
     Roster,
     SealedSum,
     Shares,
     Survivors,
-    TooFewError,
     Unmasking,
-    of_keys,
-    of_sharers,
-    of_survivors,
 )
 from secagg.parameters import Parameters
-from secagg.seal import Seal
+from secagg.statements import of_keys, of_sharers, of_survivors
+from secagg.told import Told
 
 STAGES = ("advertise", "share", "receive", "mask", "confirm", "unmask")
 OPENING = ("open", "answer")
@@ -56,6 +52,7 @@ class Client:
         """
         self._number, self._signing_key, self._parameters = number, signing_key, parameters
         self._graph, self._context = parameters.graph, parameters.context
+        self._told = Told(number, parameters)
         opens = parameters.sealed and number in self._graph.committee
         self._stages = (*STAGES, *(OPENING if opens else ()), DONE)
         self._stage = self._stages[0]
@@ -82,19 +79,18 @@ class Client:
     def share(self, roster: Roster) -> Shares:
         """Stage 1: check who is there, and send each its shares of this client's secrets."""
         with self._due("share"):
-            self._roster = self._checked(roster)
+            self._roster = self._told.advertisements(roster, self._own)
             circle = self._graph.circle(self._number) & self._roster.keys()
-            self._require(circle, "advertised keys")
+            self._told.enough(circle, "advertised keys")
             points = {member: member + 1 for member in circle}
             threshold = self._graph.threshold
             seed, key = (
                 shamir.split(secret, threshold, points.values())
                 for secret in (self._seed, self._masking.private_bytes_raw())
             )
-            self._parcels = {
-                self._number: Parcel(seed[self._number + 1], key[self._number + 1], b"")
-            }
             common_seed = self._common_seed if self._parameters.deals(self._number) else b""
+            own = seed[self._number + 1], key[self._number + 1], common_seed
+            self._parcels = {self._number: Parcel(*own)}
             ciphertexts = {}
             for other in sorted(self._parameters.encrypts_for(self._number) & self._roster.keys()):
                 pair = (shares[points[other]] if other in circle else b"" for shares in (seed, key))
@@ -112,30 +108,32 @@ class Client:
             vectors are sealed with it.
         """
         with self._due("receive"):
-            self._sharers = self._numbers(delivery.sharers, "sharers")
+            self._sharers = self._told.clients(delivery.sharers, "sharers")
             circle = self._graph.circle(self._number) & self._sharers
-            self._require(circle, "shares")
+            self._told.enough(circle, "shares")
             # Without them nobody could vouch for the survivors.
-            self._require(self._graph.committee & self._sharers, "shares of the committee")
+            self._told.enough(self._graph.committee & self._sharers, "shares of the committee")
             expected = {
                 sender
                 for sender in self._sharers - {self._number}
                 if sender in circle or self._parameters.deals(sender)
             }
             if not expected <= self._roster.keys():
-                raise self._error("the delivery names sharers that never advertised keys")
+                raise self._told.error("the delivery names sharers that never advertised keys")
             if delivery.ciphertexts.keys() != expected:
-                raise self._error("the delivery does not hold one parcel of each sharer")
+                raise self._told.error("the delivery does not hold one parcel of each sharer")
             for sender, ciphertext in delivery.ciphertexts.items():
-                self._parcels[sender] = self._opened(sender, ciphertext, sender in circle)
+                key, way = self._key_with(sender), (sender, self._number)
+                self._parcels[sender] = dealing.opened(self._parameters, key, ciphertext, *way)
             self._circle = circle
             if not self._parameters.common:
                 self._agreed = b""
                 return None
-            common = self._common_secret()
+            seeds = {n: self._parcels[n].common_seed for n in self._graph.committee & self._sharers}
+            common = dealing.common_secret(self._parameters, seeds)
             self._agreed = keys.derive(common, "digest of the common secret", self._context)
             if self._parameters.sealed:
-                self._seal = self._sealed_with(common)
+                self._seal = dealing.seal(self._parameters, common)
                 return None
             return keys.derive(common, "common key", self._context)
 
@@ -170,15 +168,15 @@ class Client:
     def confirm(self, survivors: Survivors) -> Confirmation:
         """Stage 3: sign who is left, which a client does but once a round."""
         with self._due("confirm"):
-            self._survivors = self._numbers(survivors.clients, "survivors")
+            self._survivors = self._told.clients(survivors.clients, "survivors")
             if not self._survivors <= self._sharers:
-                raise self._error("survivors are named that never shared their secrets")
+                raise self._told.error("survivors are named that never shared their secrets")
             left = self._circle & self._survivors
-            self._require(left, "masked inputs")
+            self._told.enough(left, "masked inputs")
             # Had one of them been told other sharers, it would lack some of the masks that hide it.
             # Had a dealer given it another seed, its vector would weigh more, or less, in the sum.
             if survivors.signatures.keys() != left - {self._number}:
-                raise self._error("there is not one signature of each survivor that it deals with")
+                raise self._told.error("there is not one signature of each survivor it deals with")
             for other, signature in survivors.signatures.items():
                 signed = self._signed_with_input(other)
                 self._parameters.verify(other, signature, signed, "the sharers and common secret")
@@ -190,12 +188,12 @@ class Client:
         with self._due("unmask"):
             committee = self._graph.committee & self._survivors
             if not confirmations.signatures.keys() <= committee - {self._number}:
-                raise self._error("there are signatures of clients that are not to give any")
+                raise self._told.error("there are signatures of clients that are not to give any")
             for signer, signature in confirmations.signatures.items():
                 signed = self._signed_to_confirm(signer)
                 self._parameters.verify(signer, signature, signed, "the survivors")
             vouching = confirmations.signatures.keys() | (committee & {self._number})
-            self._require(vouching, "matching signatures")
+            self._told.enough(vouching, "matching signatures")
             left, gone = self._circle & self._survivors, self._circle - self._survivors
             return Unmasking(
                 self._number,
@@ -214,7 +212,7 @@ class Client:
         """
         with self._due("open"):
             if len(sealed.vector) != 8 * self._parameters.masked_entries:
-                raise self._error("the sealed sum has another length")
+                raise self._told.error("the sealed sum has another length")
             total = np.frombuffer(sealed.vector, "<u8").astype(np.uint64, copy=False)
             survivors = len(self._survivors)
             self._answer = finish(self._seal.open(total, survivors), survivors)
@@ -231,71 +229,9 @@ class Client:
         """Go through a stage: only when it is due, and once; on an error all is over."""
         due, self._stage = self._stage, FAILED
         if stage != due:
-            raise self._error(f"asked to {stage} where {due} is due")
+            raise self._told.error(f"asked to {stage} where {due} is due")
         yield
         self._stage = self._stages[self._stages.index(stage) + 1]
-
-    def _checked(self, roster):
-        """The advertisements by client, each as its client signed it."""
-        found = {}
-        for data in roster.advertisements:
-            advertisement = Advertisement.from_bytes(data)
-            sender = advertisement.client
-            if sender in found:
-                raise self._error(f"client {sender} is advertised twice")
-            if advertisement.round_number != self._parameters.round_number:
-                raise self._error(f"the keys of client {sender} are of another round")
-            signed = of_keys(self._context, advertisement)
-            self._parameters.verify(sender, advertisement.signature, signed, "its keys")
-            found[sender] = advertisement
-        if found.get(self._number) != self._own:
-            raise self._error("its own keys are missing or replaced")
-        offered = [key for a in found.values() for key in (a.encryption_key, a.masking_key)]
-        if len(set(offered)) < len(offered):
-            raise self._error("a public key is advertised more than once")
-        return found
-
-    def _numbers(self, clients, what):
-        """A list of clients from the server, as a set."""
-        if list(clients) != sorted(set(clients)):
-            raise self._error(f"the {what} are no ascending list of clients")
-        if self._number not in clients or not set(clients) <= self._parameters.registered.keys():
-            raise self._error(f"the {what} lack this client, or name unknown ones")
-        return frozenset(clients)
-
-    def _require(self, members: Iterable[int], what: str):
-        count = len(list(members))
-        if count < self._graph.threshold:
-            raise TooFewError(
-                f"client {self._number}: {what} of {count} clients are fewer than the threshold of "
-                f"{self._graph.threshold}"
-            )
-
-    def _opened(self, sender, ciphertext, in_circle):
-        plaintext = keys.decrypt(
-            *(self._key_with(sender), ciphertext),
-            *(self._context, sender, self._number),
-        )
-        parcel = Parcel.from_bytes(plaintext)
-        shares = parcel.seed_share, parcel.key_share
-        fit = all(map(shamir.is_share, shares)) if in_circle else not any(shares)
-        seed = masks.KEY_BYTES if self._parameters.deals(sender) else 0
-        if not fit or len(parcel.common_seed) != seed:
-            raise self._error(f"the parcel of client {sender} does not hold what it should")
-        return parcel
-
-    def _common_secret(self):
-        """From the seeds of exactly the dealers among the sharers."""
-        dealers = sorted(self._graph.committee & self._sharers)
-        seeds = [
-            self._common_seed if dealer == self._number else self._parcels[dealer].common_seed
-            for dealer in dealers
-        ]
-        return keys.derive(b"".join(seeds), "common secret", self._context, dealers)
-
-    def _sealed_with(self, common):
-        pad, tag = (keys.derive(common, purpose, self._context) for purpose in ("pad", "tag"))
-        return Seal(pad, tag, self._parameters.round_number, self._parameters.clients)
 
     def _key_with(self, other):
         public = self._roster[other].encryption_key
@@ -307,6 +243,3 @@ class Client:
     def _signed_to_confirm(self, signer):
         view = self._sharers, self._agreed, self._survivors
         return of_survivors(self._context, signer, *view)
-
-    def _error(self, text):
-        return ProtocolError(f"client {self._number}: {text}")

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from secagg.messages import ProtocolError, statement
+from secagg.records import ProtocolError, statement
 
 NONCE_BYTES, DIGEST_BYTES = 12, 32
 

@@ -1,24 +1,14 @@
-"""What travels between clients and the server: typed records, as bytes in MessagePack.
+"""What travels between clients and the server.
 
-Every record of a client names the round and the client. What is signed names the kind of statement,
-the client, and by a digest the round and all else that was known of it before, so that no signature
-can be passed off as another.
-
-The type of a field says what it may hold: a range with a number is what it lies in, and with bytes,
-how long they are.
+Every record of a client names the round and the client.
 """
 
-import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Self, get_args, get_origin
+from typing import Annotated
 
-import msgpack
+from secagg.records import Number, Record
 
-# Clients have small numbers: of large integers, many with one hash could be found, and a map with
-# these as keys would take a time that is quadratic in its length.
-Number = Annotated[int, range(1 << 20)]
-# As many as the counter of the masks has room for.
+# As many as the tweak of the masks has room for.
 Round = Annotated[int, range(1 << 64)]
 PublicKey = Annotated[bytes, range(32, 33)]
 Signature = Annotated[bytes, range(64, 65)]
@@ -31,95 +21,6 @@ Ciphertext = Annotated[bytes, range(12 + 1 + 3 * (2 + 33) + 16 + 1)]
 # Larger than any signed `Advertisement`.
 Signed = Annotated[bytes, range(257)]
 Vector = Annotated[bytes, range(1 << 34)]
-
-
-class ProtocolError(Exception):
-    """A message that must not be: the error names what is wrong with it, and who sent it."""
-
-
-class TooFewError(ProtocolError):
-    """Fewer clients are left than the threshold: the round is abandoned."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """A message."""
-
-    def to_bytes(self) -> bytes:
-        """What travels."""
-        return msgpack.packb([getattr(self, field.name) for field in dataclasses.fields(self)])
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """Read what travelled.
-
-        Raises:
-            ProtocolError: if it is no such record.
-        """
-        fields = dataclasses.fields(cls)
-        try:
-            values = msgpack.unpackb(
-                data, strict_map_key=False, use_list=False, object_pairs_hook=_map
-            )
-            if not isinstance(values, tuple) or len(values) != len(fields):
-                raise ValueError(f"{len(fields)} fields expected")
-            for field, value in zip(fields, values, strict=True):
-                if not _is(value, field.type):
-                    raise ValueError(f"{field.name} is not of its type and size")
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
-            raise ProtocolError(f"malformed {cls.__name__}: {error}") from error
-        return cls(*values)
-
-
-def _map(pairs):
-    """What a map of numbers holds; other keys are refused before any of them is hashed."""
-    numbers = get_args(Number)[1]
-    if not all(type(key) is int and key in numbers for key, _ in pairs):
-        raise ValueError(f"a key of a map is no number below {numbers.stop}")
-    if len(found := dict(pairs)) < len(pairs):
-        raise ValueError("a map has a key twice")
-    return found
-
-
-def _is(value, kind):
-    """Whether a value is of a field's type, with all that it contains."""
-    if get_origin(kind) is Annotated:
-        kind, allowed = get_args(kind)
-        return type(value) is kind and (value if kind is int else len(value)) in allowed
-    if type(value) is not get_origin(kind):
-        return False
-    each = get_args(kind)[-1 if isinstance(value, dict) else 0]
-    return all(_is(item, each) for item in (value.values() if isinstance(value, dict) else value))
-
-
-def statement(kind: str, *content) -> bytes:
-    """The bytes that are signed, or authenticated beside a ciphertext."""
-    return msgpack.packb(["secagg", kind, *content])
-
-
-def of_keys(context: bytes, advertisement: "Advertisement") -> bytes:
-    """What a client signs when it advertises; `context` is that of the round's parameters."""
-    offered = advertisement.encryption_key, advertisement.masking_key, advertisement.commitment
-    return statement("keys", context, advertisement.client, *offered)
-
-
-def of_sharers(context: bytes, client: int, sharers: Iterable[int], agreed: bytes) -> bytes:
-    """What a client signs when it masks its vector.
-
-    Args:
-        context: of the round's parameters.
-        client: who signs.
-        sharers: all clients whose shares arrived, as it was told.
-        agreed: digest of the common secret that it derived; empty where there is none.
-    """
-    return statement("sharers", context, client, sorted(sharers), agreed)
-
-
-def of_survivors(
-    context: bytes, client: int, sharers: Iterable[int], agreed: bytes, survivors: Iterable[int]
-) -> bytes:
-    """What a client signs when it confirms: that, and whose masked inputs arrived."""
-    return statement("survivors", context, client, sorted(sharers), agreed, sorted(survivors))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
 from secagg import seal
 from secagg.graph import Graph
-from secagg.messages import Number, ProtocolError, Round, statement
+from secagg.messages import Round
+from secagg.records import Number, ProtocolError, statement
 
 
 @dataclass(frozen=True)

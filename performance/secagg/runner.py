@@ -11,15 +11,9 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg.client import Client
-from secagg.messages import (
-    Confirmations,
-    Delivery,
-    Roster,
-    SealedSum,
-    Survivors,
-    TooFewError,
-)
+from secagg.messages import Confirmations, Delivery, Roster, SealedSum, Survivors
 from secagg.parameters import Parameters
+from secagg.records import TooFewError
 from secagg.server import Server
 
 # A client that drops out after a stage sends its message of that stage, and none of a later one.

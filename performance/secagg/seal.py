@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from secagg import masks
-from secagg.messages import ProtocolError
+from secagg.records import ProtocolError
 
 PRIME = 2**61 - 1
 # A tag travels as four entries of 16 bits each, which leaves room for their sums.

@@ -9,9 +9,9 @@ else; in the end it holds the sum.
 from collections import Counter
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from secagg import keys, shamir, unmasking
+from secagg import keys, unmasking
+from secagg.checks import Checks
 from secagg.messages import (
     Advertisement,
     Answer,
@@ -20,19 +20,14 @@ from secagg.messages import (
     Delivery,
     MaskedInput,
     Opening,
-    ProtocolError,
-    Record,
     Roster,
     SealedSum,
     Shares,
     Survivors,
-    TooFewError,
     Unmasking,
-    of_keys,
-    of_sharers,
-    of_survivors,
 )
 from secagg.parameters import Parameters
+from secagg.records import ProtocolError, Record, TooFewError
 
 # What is collected in each stage; the last of them where vectors are sealed.
 STAGES = (Advertisement, Shares, MaskedInput, Confirmation, Unmasking, Opening)
@@ -50,8 +45,7 @@ class Server:
         self._parameters, self._graph = parameters, parameters.graph
         self._received: list[dict[int, Record]] = [{}]
         self._stages = STAGES if parameters.sealed else STAGES[:-1]
-        self._keys: set[bytes] = set()
-        self._probe = X25519PrivateKey.generate()
+        self._checks = Checks(parameters, self._received)
 
     def receive(self, sender: int, data: bytes) -> None:
         """Take a client's message of the present stage.
@@ -223,54 +217,7 @@ class Server:
         return done
 
     def _check(self, sender, record):
-        """Refuse what other clients would refuse, or what cannot be added up."""
-        match record:
-            case Advertisement():
-                self._check_keys(sender, record)
-            case Shares():
-                recipients = self._parameters.encrypts_for(sender) & self._received[0].keys()
-                if record.ciphertexts.keys() != recipients:
-                    raise ProtocolError(f"client {sender} does not share with all it deals with")
-            case MaskedInput():
-                if len(record.vector) != 8 * self._parameters.masked_entries:
-                    raise ProtocolError(f"client {sender} sent a vector of another length")
-                if len(record.agreed) != (keys.DIGEST_BYTES if self._parameters.common else 0):
-                    raise ProtocolError(f"client {sender} signs a common secret that is not due")
-                view = self._received[1], record.agreed
-                signed = of_sharers(self._parameters.context, sender, *view)
-                self._verify(sender, record, signed, "the sharers and common secret")
-            case Confirmation():
-                sharers, inputs = self._received[1:3]
-                view = sharers, next(iter(inputs.values())).agreed, inputs
-                signed = of_survivors(self._parameters.context, sender, *view)
-                self._verify(sender, record, signed, "the survivors")
-            case Unmasking():
-                self._check_shares(sender, record)
-
-    def _check_keys(self, sender, record):
-        signed = of_keys(self._parameters.context, record)
-        self._verify(sender, record, signed, "its keys")
-        offered = {record.encryption_key, record.masking_key}
-        if len(offered) < 2 or offered & self._keys:
-            raise ProtocolError(f"client {sender} advertises a key that is there already")
-        for key in offered:
-            try:
-                keys.agree(self._probe, key, "probe", self._parameters.context)
-            except ProtocolError as error:
-                raise ProtocolError(f"client {sender} advertises {error}") from error
-        self._keys |= offered
-
-    def _check_shares(self, sender, record):
-        circle, (shared, inputs) = self._graph.circle(sender), self._received[1:3]
-        left, gone = circle & inputs.keys(), circle & (shared.keys() - inputs.keys())
-        if record.seed_shares.keys() != left or record.key_shares.keys() != gone:
-            raise ProtocolError(f"client {sender} does not give the shares that it was asked for")
-        given = (*record.seed_shares.values(), *record.key_shares.values())
-        if not all(map(shamir.is_share, given)):
-            raise ProtocolError(f"client {sender} gives a share that is none")
-
-    def _verify(self, sender, record, signed, what):
-        self._parameters.verify(sender, record.signature, signed, what)
+        self._checks.check(sender, record)
 
     def _told(self, client):
         """Whose keys a client needs: of those that it encrypts for, or that do so for it."""

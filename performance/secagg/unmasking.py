@@ -7,16 +7,10 @@ import numpy as np
 
 from fl.simulation.hardware import cores
 from secagg import keys, masks, shamir
-from secagg.messages import (
-    Advertisement,
-    MaskedInput,
-    ProtocolError,
-    Shares,
-    TooFewError,
-    Unmasking,
-)
+from secagg.messages import Advertisement, MaskedInput, Shares, Unmasking
 from secagg.pairs import Gone, Round, Undoing
 from secagg.parameters import Parameters
+from secagg.records import ProtocolError, TooFewError
 
 
 def total(
