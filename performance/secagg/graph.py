@@ -194,8 +194,8 @@ def leak_bound(clients: int, degree: Degree | None, corrupt: int | None = None) 
       to the left, itself, and the corrupt ones to the right can have given shares, so t - h - 1
       or more of these h are corrupt.
 
-    A union bound (Bell et al., section 4, bound their graphs alike), with so many corrupt clients
-    at random places; the last is by far the likeliest. Where it is above 1 it says nothing.
+    A union bound (Bell et al., section 4, bound their graphs alike; recalled), with so many corrupt
+    clients at random places; the last is by far the likeliest. Where it is above 1 it says nothing.
 
     Args:
         clients: n.
