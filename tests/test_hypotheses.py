@@ -40,10 +40,11 @@ def test_every_hypothesis_shows_in_its_rows(experiment):
             assert found[column] == plain[column], column
 
 
-def test_under_the_shared_noise_the_clip_is_a_real_one():
+def test_under_the_shared_noise_the_clip_is_a_real_one_and_no_image_scores_twice():
     run = made(inversion, "--dp 1 0.1 --hypothesis shared-noise")
     assert run.overrides.shared_noise
     assert not run.departures.dp_clip
+    assert not run.departures.best_match
     assert run.departures.stale_update
     assert run.guarantee(1e-5) is None
 
