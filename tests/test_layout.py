@@ -31,7 +31,7 @@ LAYERS = [
     {"fl.experiment.program"},
     {"fl.experiment.layout", "fl.experiment.reports"},
     {"fl.experiment.figures", "fl.experiment.comparison"},
-    {"fl.experiment.comparison_figure"},
+    {"fl.experiment.comparison_figure", "fl.experiment.ablation"},
 ]
 
 
