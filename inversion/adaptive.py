@@ -11,7 +11,8 @@ It is told the architecture, the decays and what the server sees; neither labels
 Where the rank says nothing, as in a first round or with as many images as units, or where the
 first layer is not dense, the direction of the last round's gradient is matched instead, with a
 guess at the factors: the size of the gradients of noise, which the server can compute. So it is
-under differential privacy, whose noise leaves no rank; there the factor is the floor's for all.
+under differential privacy, whose noise leaves no rank; there the factor is the floor's for all. And
+so it is of the aggregate of clients that send their own ratios, the mean of which is none.
 """
 
 from collections.abc import Callable
@@ -90,7 +91,7 @@ def adaptive(match: Callable, public: PublicKnowledge) -> WindowAttack:
 
     def reconstruct(view: WindowView, key):
         with jax.enable_x64(True):
-            if dense and not public.noisy:
+            if dense and _one_ratio(view):
                 try:
                     return _by_rank(view, path, key)
                 except CannotCalibrateError:
@@ -110,6 +111,12 @@ def adaptive(match: Callable, public: PublicKnowledge) -> WindowAttack:
 def images_behind(view: WindowView) -> int:
     """Number of images behind an observation."""
     return view.mixed * view.public.local_steps * view.public.batch
+
+
+def _one_ratio(view):
+    """Whether an observation is one ratio, which can be undone, and nothing added to it."""
+    public = view.public
+    return not public.noisy and (view.mixed == 1 or public.algorithm.sends == MOMENTS)
 
 
 def _by_rank(view, path, key):
@@ -159,7 +166,7 @@ def _gains_by_activations(view, some, found, certain):
 def _follow(view, observations):
     """Gradients up to a factor for each entry, of what is seen in double precision."""
     steps, ratios = view.public.local_steps, observations / view.public.sent_rate
-    if view.public.noisy:
+    if not _one_ratio(view):
         return differences(ratios, view.first, Decay.of_round(steps), steps)
     return follow(ratios, view.first, Decay.of_round(steps), steps, float(view.mixed))
 

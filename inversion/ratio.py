@@ -160,8 +160,9 @@ def follow(
 def differences(ratios: jax.Array, first: int, decay: Decay, local_steps: int = 1) -> jax.Array:
     """Take gradients for what moves the ratios of two rounds, at a scale that stays the same.
 
-    Noise is grown by `follow` beyond all bounds. Where second moments count as no less than a
-    floor, the scale is the root of the floor for all entries below it.
+    For what `follow` cannot undo. Noise, it would grow beyond all bounds; where second moments count
+    as no less than a floor, the scale is the root of the floor for all entries below it. And a mean
+    of several clients' ratios has no scale of its own.
 
     Args:
         ratios: [round, ...], as the server sees them.

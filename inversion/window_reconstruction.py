@@ -69,9 +69,10 @@ def attack_window(run: Run, trained: Trained) -> WindowAttacked:
     own, all_ = (len(images) for images in (found[0] if found else whole, whole))
     last = max(own, all_)
     params = jax.tree.map(lambda leaf: leaf[-last:], window.params)
+    gradients = _gradients(trained, params, indices[-last:], watched)
     return WindowAttacked(
         attacked,
-        _ceiling(attack, trained, params, indices[-last:], watched, (client_key, global_key)),
+        _ceiling(attack, gradients, (own, all_), indices.shape, (client_key, global_key)),
         _behind(trained, indices, watched, own, all_),
     )
 
@@ -101,9 +102,19 @@ def _behind(trained, indices, watched, of_clients, of_aggregate):
     return Behind(truth(*own), truth(*whole))
 
 
-def _ceiling(attack: WindowAttack, trained, params, indices, watched, of_clients_and_all):
-    """What the attack makes of the gradients themselves, at the parameters sent in each round."""
-    rounds, clients, steps, batch = indices.shape
+def _gradients(trained, params, indices, watched):
+    """Gradients at the parameters sent in each round, of watched clients and the mean of all.
+
+    Args:
+        trained: the federation.
+        params: [round, ...].
+        indices: of the minibatches [round, client, step, batch].
+        watched: numbers of clients.
+
+    Returns:
+        Of each watched client, shaped like params, in a list; and of the mean likewise.
+    """
+    rounds, clients, steps, _ = indices.shape
     weights = np.tile(trained.start_sampler().weights / steps, (1, steps))
 
     @jax.jit
@@ -124,18 +135,31 @@ def _ceiling(attack: WindowAttack, trained, params, indices, watched, of_clients
     def stacked(trees):
         return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
-    client_key, global_key = of_clients_and_all
-    each = steps * batch
+    return [stacked(of_client) for of_client in zip(*own, strict=True)], stacked(mean)
+
+
+def _ceiling(attack: WindowAttack, gradients, rounds, drawn, of_clients_and_all):
+    """What the attack makes of the gradients themselves, in the last rounds, as many as it did.
+
+    Args:
+        attack: the attack.
+        gradients: of clients and of the mean, from `_gradients`.
+        rounds: how many, of clients and of the mean.
+        drawn: shape of the indices of minibatches.
+        of_clients_and_all: the attack's keys.
+    """
+    (clients, mean), (own, all_), (client_key, global_key) = gradients, rounds, of_clients_and_all
+    each = drawn[2] * drawn[3]
+
+    def last(tree, count):
+        return jax.tree.map(lambda leaf: leaf[-count:], tree)
+
     try:
-        whole = attack.from_gradients(stacked(mean), clients * each, global_key)
+        whole = attack.from_gradients(last(mean, all_), drawn[1] * each, global_key)
     except ValueError:
         return None
     found = [
-        attack.from_gradients(
-            stacked([of_round[client] for of_round in own]),
-            each,
-            jax.random.fold_in(client_key, client),
-        )
-        for client in watched
+        attack.from_gradients(last(of_client, own), each, jax.random.fold_in(client_key, number))
+        for number, of_client in enumerate(clients)
     ]
     return _attacked(found, whole)
