@@ -36,6 +36,8 @@ UNWEIGHED = 4
 QUIET = 0.03
 # Rows that are calibrated at a time; bounds memory.
 ROWS = 16
+# Units that a calibration is extended to at a time: what they take stays in the caches.
+UNITS_AT_A_TIME = 8
 # A unit's misfit, in medians of those that were calibrated, above which it is left out.
 WORST = 5.0
 # Iterations that extend a calibration to further units.
@@ -165,15 +167,27 @@ def _solve_row(spaces, row):
     known = size > 0
     seen = jnp.where(known[None], seen / jnp.where(known, size, 1)[None], 0)
     within = jnp.swapaxes(seen[:, :, None] * spaces, 0, 1).reshape(len(size), -1)
+    start = scales * size
+    found = _leading(within, start)
+    found = jnp.abs(jnp.where(jnp.isfinite(found).all(), found, start))
+    return jnp.where(known, found / jnp.where(known, size, 1), 0)
+
+
+def _leading(within, found):
+    """The leading left singular vector of a matrix whose largest singular value is next to 1.
+
+    By inverse iteration from `found`, on the smaller one of the two products of the matrix.
+    """
+    wide = within.shape[0] <= within.shape[1]
+    product = within @ within.T if wide else within.T @ within
     # A little more than 1, or the matrix would be singular where the fit is perfect.
-    matrix = (1 + 1e-9) * jnp.eye(len(size), dtype=seen.dtype) - within @ within.T
+    matrix = (1 + 1e-9) * jnp.eye(len(product), dtype=within.dtype) - product
     factor = jnp.linalg.cholesky(matrix), True
-    start = found = scales * size
+    found = found if wide else found @ within
     for _ in range(3):
         found = jax.scipy.linalg.cho_solve(factor, found)
         found /= size_of(jnp.linalg.norm(found))
-    found = jnp.abs(jnp.where(jnp.isfinite(found).all(), found, start))
-    return jnp.where(known, found / jnp.where(known, size, 1), 0)
+    return found if wide else within @ found
 
 
 @jax.jit
@@ -181,45 +195,57 @@ def _extend(y, guess, scales, some, spaces, chosen, of_rounds):
     """Factors of all units, from the column spaces that the calibrated ones span in each round.
 
     A unit's factors are the vector s, 1 for the bias, for which sum_t |(1 - U_t U_t') (s * y_t)|^2
-    is smallest: a linear system, solved by conjugate gradients for all units at once.
+    is smallest: a linear system.
     """
     gradients = some * scales[None]
     rows = 1 / size_of(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2))))[:, None]
     gradients *= rows[None]
     gradients /= size_of(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
     bases = jnp.linalg.qr(gradients @ spaces)[0]
-    size = size_of(jnp.sum((y * (guess * rows)[None]) ** 2, axis=1, keepdims=True))
-    weight = of_rounds[:, None, None] * jnp.where(y[:, -1:] != 0, 1 / size, 0)
+    known = jnp.zeros_like(guess).at[:, chosen].set(scales * rows)
+    units = jnp.moveaxis(y, 2, 0), (guess * rows).T, known.T
+    found, misfit = lax.map(
+        partial(_extend_to, bases, of_rounds), units, batch_size=UNITS_AT_A_TIME
+    )
+    # Units that were hardly ever active, or whose factors have not been found, would spoil others.
+    fits = misfit <= WORST * jnp.median(misfit[chosen])
+    found = jnp.where(fits[None], found.T / rows, 0)
+    return found / size_of(found[-1:])
+
+
+def _extend_to(bases, of_rounds, unit):
+    """The factors of a unit [row], as they are known or by conjugate gradients; and its misfit."""
+    y, guess, known = unit
+    size = size_of(jnp.sum((y * guess[None]) ** 2, axis=1))
+    weight = (of_rounds * jnp.where(y[:, -1] != 0, 1 / size, 0))[:, None]
+
+    def outside(s):
+        moved = y * s[None]
+        within = jnp.einsum("tpr,tp->tr", bases, moved)
+        return moved - jnp.einsum("tpr,tr->tp", bases, within)
 
     def apply(s):
-        moved = y * s[None]
-        moved -= bases @ (bases.mT @ moved)
-        return jnp.sum(y * moved * weight, axis=0).at[-1].set(0)
+        return jnp.sum(y * outside(s) * weight, axis=0).at[-1].set(0)
 
     diagonal = size_of(jnp.sum(y**2 * weight, axis=0))
-    start = guess * rows
-    residual = -apply(start)
+    residual = -apply(guess)
     ahead = residual / diagonal
 
     def step(_, state):
         s, residual, ahead, product = state
         applied = apply(ahead)
-        length = product / size_of(jnp.sum(ahead * applied, axis=0))
-        s, residual = s + length[None] * ahead, residual - length[None] * applied
+        length = product / size_of(jnp.sum(ahead * applied))
+        s, residual = s + length * ahead, residual - length * applied
         conditioned = residual / diagonal
-        new = jnp.sum(residual * conditioned, axis=0)
-        return s, residual, conditioned + (new / size_of(product))[None] * ahead, new
+        new = jnp.sum(residual * conditioned)
+        return s, residual, conditioned + new / size_of(product) * ahead, new
 
-    product = jnp.sum(residual * ahead, axis=0)
-    found, *_ = lax.fori_loop(0, EXTENSIONS, step, (start, residual, ahead, product))
-    found = jnp.where(guess > 0, jnp.maximum(found, 0), 0).at[:, chosen].set(scales * rows)
-    # Units that were hardly ever active, or whose factors have not been found, would spoil others.
-    moved = y * found[None]
-    outside = jnp.sum((moved - bases @ (bases.mT @ moved)) ** 2 * weight, axis=(0, 1))
-    misfit = jnp.sqrt(outside / size_of(jnp.sum(moved**2 * weight, axis=(0, 1))))
-    fits = misfit <= WORST * jnp.median(misfit[chosen])
-    found = jnp.where(fits[None], found / rows, 0)
-    return found / size_of(found[-1:])
+    start = guess, residual, ahead, jnp.sum(residual * ahead)
+    found, *_ = lax.fori_loop(0, EXTENSIONS, step, start)
+    found = jnp.where(guess > 0, jnp.maximum(found, 0), 0)
+    found = jnp.where((known > 0).any(), known, found)
+    share = root_share(outside(found) ** 2 * weight, (y * found[None]) ** 2 * weight, (0, 1))
+    return found, share
 
 
 def root_share(part: jax.Array, whole: jax.Array, axes: tuple[int, ...]) -> jax.Array:

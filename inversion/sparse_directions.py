@@ -172,9 +172,12 @@ def _polish(space, directions):
     products = products_of(space.whitener @ space.rows)
     noise = (space.whitener @ space.whitener.T).ravel()
 
+    # Once: sorting takes far longer than a step, and directions hardly move.
+    y = jnp.where(space.heard[None], jnp.abs(derivatives(space, directions)), jnp.nan)
+    median = jnp.nanmedian(y, axis=1, keepdims=True)
+
     def step(directions, share):
-        y = jnp.abs(derivatives(space, directions))
-        median = jnp.nanmedian(jnp.where(space.heard[None], y, jnp.nan), axis=1, keepdims=True)
+        y = derivatives(space, directions)
         width = jnp.maximum(0.6 * ZERO, share * median)
         weights = space.heard[None] / (1 + (y / width) ** 2) ** 2
         # Noise alone would make directions short of it the smallest: its part is taken away.
