@@ -25,14 +25,13 @@ import numpy as np
 import optax
 from activations import TooFewEquationsError
 from analytic import least_squares
-from calibration import CannotCalibrateError, calibrate
+from calibration import CannotCalibrateError
 from disaggregation import Disaggregated, disaggregate
-from drift import follow_drift
 from label_inference import infer_labels
 from optimise import solve
 from pixel_gains import Layers, by_activations, by_steps, far_off
-from ratio import Decay, differences, follow
-from threat_model import PublicKnowledge, WindowView, layer_params
+from threat_model import PublicKnowledge, WindowView
+from window_gradients import follow_leaf, images_behind, is_one_ratio, layer_gradients, layer_rows
 
 from fl.simulation.algorithms import MOMENTS
 from fl.simulation.models import CLASSES
@@ -91,7 +90,7 @@ def adaptive(match: Callable, public: PublicKnowledge) -> WindowAttack:
 
     def reconstruct(view: WindowView, key):
         with jax.enable_x64(True):
-            if dense and _one_ratio(view):
+            if dense and is_one_ratio(view):
                 try:
                     return _by_rank(view, path, key)
                 except CannotCalibrateError:
@@ -102,41 +101,22 @@ def adaptive(match: Callable, public: PublicKnowledge) -> WindowAttack:
         if not dense:
             raise ValueError("gradients of convolutions are not taken apart")
         with jax.enable_x64(True):
-            found = _take_apart(_rows(gradients, path), images, key, bounded=True)
+            found = _take_apart(layer_rows(gradients, path), images, key, bounded=True)
             return _as_images(found.images, public)
 
     return WindowAttack(reconstruct, from_gradients)
 
 
-def images_behind(view: WindowView) -> int:
-    """Number of images behind an observation."""
-    return view.mixed * view.public.local_steps * view.public.batch
-
-
-def _one_ratio(view):
-    """Whether an observation is one ratio, which can be undone, and nothing added to it."""
-    public = view.public
-    return not public.noisy and (view.mixed == 1 or public.algorithm.sends == MOMENTS)
-
-
 def _by_rank(view, path, key):
     """Steps 1 to 4."""
     public, images = view.public, images_behind(view)
-    gradients = _gradients(view, path)
+    gradients = layer_gradients(view, path)
     rounds = ROUNDS_FOR_GAINS if _separable(images) else ROUNDS_OF_MANY
     some = np.arange(len(gradients))[:: max(1, len(gradients) // rounds)]
     gain, exactly = _gains(view, some, _take_apart(gradients[some], images, key))
     last = gradients[-SCORED:] * jnp.append(gain, 1)[None, :, None]
-    weights = _rows(view.params, path, slice(-SCORED, None)) if exactly else None
+    weights = layer_rows(view.params, path, slice(-SCORED, None)) if exactly else None
     return _as_images(_take_apart(last, images, key, exactly, weights).images, public)
-
-
-def _gradients(view, path):
-    """Of a dense layer in each round that can be undone, up to a gain for each row."""
-    y, rank = _follow(view, _rows(view.observations, path)), images_behind(view)
-    scales = calibrate(y, rank).scales
-    # With one client behind it, an observation is undone without an error that would add up.
-    return y * (scales[None] if view.mixed == 1 else follow_drift(y, rank, scales))
 
 
 def _gains(view, some, found):
@@ -158,24 +138,9 @@ def _gains_by_activations(view, some, found, certain):
     (path, _), *rest = view.public.layers()
     if not rest or rest[0][1] is not nn.Dense:
         return None
-    gradients = _gradients(view, rest[0][0])
-    weights = _rows(view.params, path, some - len(gradients))
+    gradients = layer_gradients(view, rest[0][0])
+    weights = layer_rows(view.params, path, some - len(gradients))
     return by_activations(found, certain, Layers(weights, gradients[some]))
-
-
-def _follow(view, observations):
-    """Gradients up to a factor for each entry, of what is seen in double precision."""
-    steps, ratios = view.public.local_steps, observations / view.public.sent_rate
-    if not _one_ratio(view):
-        return differences(ratios, view.first, Decay.of_round(steps), steps)
-    return follow(ratios, view.first, Decay.of_round(steps), steps, float(view.mixed))
-
-
-def _rows(tree, path, rounds=slice(None)):
-    """A dense layer's kernel with the bias as one more row, [round, row, unit]."""
-    layer = layer_params(tree, path)
-    parts = [jnp.asarray(layer[name][rounds], float) for name in ("kernel", "bias")]
-    return jnp.concatenate([parts[0], parts[1][:, None]], axis=1)
 
 
 def _separable(images):
@@ -223,7 +188,7 @@ def _by_matching(view, match, key):
 
     def last(ratios):
         with jax.enable_x64(True):
-            y = _follow(view, jnp.asarray(ratios, float))[-1]
+            y = follow_leaf(view, ratios)[-1]
         return jnp.asarray(y, jnp.float32)
 
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf[-1]), view.params)

@@ -11,9 +11,14 @@ Metrics:
         gain from attacking clients together.
     client_steps_per_s: steps of the attack on one client that ours does in a second.
     scoring_s: seconds for scoring the reconstructions of all clients, once compiled.
+    window_s: seconds of the adaptive attack on a window of a hundred rounds of one client, whose
+        images are noise, once compiled.
+    window_gb: the most memory that the process has had by then.
 """
 
 import argparse
+import resource
+import time
 from collections.abc import Callable, Iterator
 
 import flax.linen as nn
@@ -25,12 +30,16 @@ from assignment import Images
 from attacks import ATTACKS, COSINE_TV, total_variation
 from optimise import Problem, solve
 from scores import score_clients
-from threat_model import PublicKnowledge
+from server_view import watch, watchful
+from threat_model import PublicKnowledge, WindowView
 
 from fl.bench import Case, Figure, plain, report, times
-from fl.simulation.algorithms import fedavg
+from fl.data.sampling import MinibatchSampler
+from fl.simulation import engine, pgd
+from fl.simulation.algorithms import fedavg, secadam
 from fl.simulation.models import CLASSES, MODELS
-from fl.simulation.training import sample_losses
+from fl.simulation.rounds import Work
+from fl.simulation.training import Samples, sample_losses
 
 SHAPE = (28, 28, 1)
 RATE = 0.1
@@ -42,6 +51,9 @@ CASES = {
     (Case("cnn2", 4, 8), 50): ("representation",),
 }
 SCORING_CASE = Case("lenet", 100, 8)
+# Of the attack on a window of so many rounds, after as many.
+WINDOW_CASES, WINDOW = (Case("lenet", 1, 1), Case("lenet", 1, 8)), 100
+SAMPLES = 1000
 
 
 class Bench:
@@ -166,12 +178,44 @@ def scoring(case: Case) -> Figure:
     return Figure(str(case), "any", "scoring_s", taken["scoring"])
 
 
+def window(case: Case) -> Iterator[Figure]:
+    """Measure the adaptive attack on the window of a client that trains on noise."""
+    view = watched(case)
+    attack = ATTACKS["adaptive"].problem(view.public)
+    for _ in range(2):  # the first time it compiles
+        began = time.perf_counter()
+        jax.block_until_ready(attack.reconstruct(view, jax.random.key(0)))
+        taken = time.perf_counter() - began
+    yield Figure(str(case), "adaptive", "window_s", taken)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # on Linux, in kilobytes
+    yield Figure(str(case), "adaptive", "window_gb", most / 1e9)
+
+
+def watched(case: Case) -> WindowView:
+    """What the server sees of a client's rounds of SecAdam on noise, half of which is black."""
+    model, algorithm, rng = MODELS[case.model](), secadam(), np.random.default_rng(0)
+    images = rng.integers(0, 256, (SAMPLES, *SHAPE)) * rng.integers(0, 2, (SAMPLES, *SHAPE))
+    labels = jnp.asarray(rng.integers(0, CLASSES, SAMPLES), jnp.int32)
+    samples = Samples(jnp.asarray(images, jnp.uint8), labels, jnp.float32(255))
+    params = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+    server = watchful(algorithm, (0,))
+    work = Work(algorithm, sample_losses(model), pgd.none(), aggregator=server)
+    federation = engine.start(work, params, samples, case.clients, 1, keep_clients=True)
+    sampler = MinibatchSampler([np.arange(SAMPLES)] * case.clients, case.batch, [0] * case.clients)
+    state, _ = federation.run(federation.state, sampler.draw(WINDOW, 1))
+    rounds = (sampler.draw(1, 1) for _ in range(WINDOW))
+    seen = watch(federation._replace(state=state), WINDOW + 1, rounds)
+    own = jax.tree.map(lambda leaf: leaf[0], seen.clients)
+    public = PublicKnowledge(model, SHAPE, case.batch, algorithm)
+    return WindowView(own, seen.params, seen.first, 1, public)
+
+
 def main() -> None:
     """Measure, and print what was measured as soon as it is known."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = sorted({str(case) for case, _ in CASES})
+    names = sorted(map(str, {*(case for case, _ in CASES), *WINDOW_CASES}))
     parser.add_argument("--case", nargs="+", choices=names, default=names)
     parser.add_argument("--json", action="store_true", help="print an object a line")
     options = parser.parse_args()
@@ -181,6 +225,9 @@ def main() -> None:
                 report(figure, options.json)
     if str(SCORING_CASE) in options.case:
         report(scoring(SCORING_CASE), options.json)
+    for case in WINDOW_CASES:
+        for figure in window(case) if str(case) in options.case else ():
+            report(figure, options.json)
 
 
 if __name__ == "__main__":

@@ -33,10 +33,8 @@ import numpy as np
 
 from fl.simulation.algorithms import B1, B2
 
-# Difference of r_t from b1 r_(t-1) / sqrt(b2), relative to r_t, that rounding explains; of ratios
-# in single precision, and of ratios of fewer bits with the smallest that is possible.
+# Difference of r_t from b1 r_(t-1) / sqrt(b2), relative to r_t, that single precision explains.
 ROUNDING = 2e-6
-ROUNDINGS = {jnp.float16: (2.0**-10, 2.0**-24), jnp.bfloat16: (2.0**-7, 0.0)}
 # Smaller x are rounding, or ratios that have decayed to what single precision cannot hold.
 SMALLEST = 1e-6
 
@@ -81,20 +79,12 @@ def corrections(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return tuple(np.asarray(1 - decay**counts, float) for decay in (B1, B2))
 
 
-def rounding_of(ratios: jax.Array) -> tuple[float, float]:
-    """See by the ratios what they have been rounded to -> relative and absolute difference."""
-    for dtype, rounding in ROUNDINGS.items():
-        if bool(jnp.all(ratios.astype(dtype).astype(ratios.dtype) == ratios)):
-            return rounding
-    return ROUNDING, 0.0
-
-
 def solve(
     before: jax.Array,
     after: jax.Array,
     decay: Decay,
     kappa: float = 1.0,
-    rounding: tuple[float, float] = (ROUNDING, 0.0),
+    error: tuple[float | jax.Array, float | jax.Array] = (ROUNDING, 0.0),
 ) -> jax.Array:
     """Solve for x = g_t / sqrt(v_(t-1)), the root of the smaller magnitude.
 
@@ -103,7 +93,8 @@ def solve(
         after: r_t, raw.
         decay: of a round.
         kappa: mean of squared gradients over the square of the mean one, at least 1.
-        rounding: see `rounding_of`.
+        error: difference of r_t from what it is without a gradient that is no evidence of one,
+            relative to r_t and absolute.
 
     Returns:
         x, shaped as the ratios; 0 where no gradient explains them.
@@ -113,7 +104,7 @@ def solve(
     # Two forms of the same root, each where it does not cancel.
     same_sign = _quotient(after**2 * b2 - a**2, a * c + root)
     x = jnp.where(a * after > 0, same_sign, _quotient(root - a * c, c**2 - after**2 * d))
-    relative, absolute = rounding
+    relative, absolute = error
     at_rest = jnp.abs(after - a / jnp.sqrt(b2)) <= relative * jnp.abs(after) + absolute
     return jnp.where(at_rest | (jnp.abs(x) < SMALLEST), 0, x)
 
@@ -124,6 +115,7 @@ def follow(
     decay: Decay,
     local_steps: int = 1,
     kappa: float = 1.0,
+    error: tuple[float, np.ndarray | float] = (ROUNDING, 0.0),
 ) -> jax.Array:
     """Follow entries over rounds: their gradients up to a factor that stays the same.
 
@@ -133,36 +125,39 @@ def follow(
         decay: of a round.
         local_steps: of a round, at least 1.
         kappa: see `solve`.
+        error: of what the server sees, as in `solve`; the absolute one [round] or one for all.
 
     Returns:
         y [round - 1, ...], of the rounds from the second on, or [round, ...] from round 1 on: the
         gradient over the root of v before the second round, or over the entry's first gradient
         where it had none before. 0 where there is no gradient.
     """
-    rest, rounding = jnp.sqrt(kappa * (1 - decay.v)), rounding_of(ratios)
-    raw = raw_ratios(ratios, local_steps * (first + np.arange(len(ratios))))
+    rest, counts = jnp.sqrt(kappa * (1 - decay.v)), local_steps * (first + np.arange(len(ratios)))
+    raw, (relative, absolute) = raw_ratios(ratios, counts), error
+    absolute = raw_ratios(jnp.broadcast_to(jnp.asarray(absolute, raw.dtype), len(raw)), counts)
     if first == 1:  # before it, there were no moments
         raw = jnp.concatenate([jnp.zeros_like(raw[:1]), raw])
 
-    def step(carry, after):
-        before, scale = carry
-        x = solve(before, after, decay, kappa, rounding)
+    def step(carry, seen):
+        (before, scale), (after, absolute) = carry, seen
+        x = solve(before, after, decay, kappa, (relative, absolute))
         grown = scale * jnp.sqrt(decay.v + kappa * (1 - decay.v) * x**2)
         wakes = (scale == 0) & (after != 0)
         y = jnp.where(wakes, jnp.sign(after), x * scale)
         return (after, jnp.where(wakes, rest, grown)), y
 
     awake = jnp.where(raw[0] != 0, 1.0, 0.0)
-    _, y = jax.lax.scan(step, (raw[0], awake.astype(raw.dtype)), raw[1:])
+    seen = raw[1:], absolute[-len(raw[1:]) :]
+    _, y = jax.lax.scan(step, (raw[0], awake.astype(raw.dtype)), seen)
     return y
 
 
 def differences(ratios: jax.Array, first: int, decay: Decay, local_steps: int = 1) -> jax.Array:
     """Take gradients for what moves the ratios of two rounds, at a scale that stays the same.
 
-    For what `follow` cannot undo. Noise, it would grow beyond all bounds; where second moments count
-    as no less than a floor, the scale is the root of the floor for all entries below it. And a mean
-    of several clients' ratios has no scale of its own.
+    For what `follow` cannot undo. Noise, it would grow beyond all bounds; where second moments
+    count as no less than a floor, the scale is the root of the floor for all entries below it. And
+    a mean of several clients' ratios has no scale of its own.
 
     Args:
         ratios: [round, ...], as the server sees them.

@@ -21,12 +21,15 @@ def seen(algorithm, deviation, mixed, noisy):
     model = models.MODELS["lenet"]()
     params = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
     rng = np.random.default_rng(0)
-    observations, sent = (
-        jax.tree.map(lambda leaf: make(size=(ROUNDS, *leaf.shape)).astype(np.float32), params)
-        for make in (lambda size: deviation * rng.normal(size=size), rng.normal)
-    )
+
+    def noise(deviation):
+        def like(leaf):
+            return (deviation * rng.normal(size=(ROUNDS, *leaf.shape))).astype(np.float32)
+
+        return jax.tree.map(like, params)
+
     public = threat_model.PublicKnowledge(model, SHAPE, BATCH, algorithm, noisy=noisy)
-    return public, threat_model.WindowView(observations, sent, 300, mixed, public)
+    return public, threat_model.WindowView(noise(deviation), noise(1.0), 300, mixed, public)
 
 
 def test_of_noise_images_are_found_all_the_same():

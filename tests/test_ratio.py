@@ -84,6 +84,18 @@ def test_late_rounds_in_single_precision():
     assert spread < 1e-5
 
 
+def test_what_an_error_explains_is_no_gradient():
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(40, 200)) * (rng.random((40, 200)) < 0.3)
+    seen = ratios(gradients)[20:] + 0.002 * rng.uniform(-1, 1, (20, 200))
+    absolute = np.full(20, 0.004)
+    absolute[10] = 0
+    y = np.asarray(ratio.follow(jnp.asarray(seen), 21, ONE_STEP, error=(0.0, absolute)))
+    quiet = (gradients[21:] == 0) & (y == 0)
+    assert quiet.sum() > 0.99 * (gradients[21:] == 0)[np.arange(19) != 9].sum()
+    assert not quiet[9].any()
+
+
 def test_of_an_aggregate_what_a_single_client_has_comes_back():
     """With kappa the number of clients: where the others' gradients are zero, as behind a ReLU."""
     rng = np.random.default_rng(1)

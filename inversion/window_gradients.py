@@ -1,0 +1,73 @@
+"""Gradients behind the observations of a window: the ratio undone, and calibrated."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from calibration import calibrate
+from drift import follow_drift
+from ratio import ROUNDING, Decay, differences, follow
+from ratio_protection import protection
+from threat_model import WindowView, layer_params
+
+from fl.simulation.algorithms import MOMENTS
+
+PyTree = Any
+
+
+def gradients_behind(view: WindowView) -> int:
+    """Number of gradients behind an observation: one for each client and local step."""
+    return view.mixed * view.public.local_steps
+
+
+def images_behind(view: WindowView) -> int:
+    """Number of images behind an observation."""
+    return gradients_behind(view) * view.public.batch
+
+
+def is_one_ratio(view: WindowView) -> bool:
+    """Whether an observation is one ratio, which can be undone, and nothing added to it."""
+    public = view.public
+    return not public.noisy and (view.mixed == 1 or public.algorithm.sends == MOMENTS)
+
+
+def layer_gradients(view: WindowView, path: tuple[str, ...]) -> jax.Array:
+    """Gradients of a dense layer, up to a gain for each row.
+
+    Args:
+        view: of one ratio, see `is_one_ratio`.
+        path: of the layer.
+
+    Returns:
+        [round, row, unit], the bias as the last row, of the rounds that can be undone.
+
+    Raises:
+        calibration.CannotCalibrateError: where the rank says nothing.
+    """
+    layer, rank = layer_params(view.observations, path), images_behind(view)
+    kernel, bias = (follow_leaf(view, layer[name]) for name in ("kernel", "bias"))
+    y = jnp.concatenate([kernel, bias[:, None]], axis=1)
+    scales = calibrate(y, rank).scales
+    # Of a single gradient, an observation is undone without an error that would add up.
+    return y * (scales[None] if gradients_behind(view) == 1 else follow_drift(y, rank, scales))
+
+
+def follow_leaf(view: WindowView, leaf: jax.Array) -> jax.Array:
+    """Gradients of a leaf of what is observed, [round, ...], up to a factor for each entry.
+
+    In double precision, and of the rounds that can be undone: see `ratio.follow`.
+    """
+    public, steps = view.public, view.public.local_steps
+    ratios = jnp.asarray(leaf, float) / public.sent_rate
+    if not is_one_ratio(view):
+        return differences(ratios, view.first, Decay.of_round(steps), steps)
+    error = protection(public.protection).error(ratios) if public.protection else (ROUNDING, 0.0)
+    kappa = float(gradients_behind(view))
+    return follow(ratios, view.first, Decay.of_round(steps), steps, kappa, error)
+
+
+def layer_rows(tree: PyTree, path: tuple[str, ...], rounds: slice = slice(None)) -> jax.Array:
+    """A dense layer's kernel with the bias as one more row, [round, row, unit]."""
+    layer = layer_params(tree, path)
+    parts = [jnp.asarray(layer[name][rounds], float) for name in ("kernel", "bias")]
+    return jnp.concatenate([parts[0], parts[1][:, None]], axis=1)
