@@ -186,9 +186,9 @@ def _by_matching(view, match, key):
     images = images_behind(view)
     public = view.public._replace(batch=min(images, MOST_IMAGES))
 
-    def last(ratios):
+    def last(leaf, sent):
         with jax.enable_x64(True):
-            y = follow_leaf(view, ratios)[-1]
+            y = follow_leaf(view, leaf, sent)[-1]
         return jnp.asarray(y, jnp.float32)
 
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf[-1]), view.params)
@@ -196,7 +196,8 @@ def _by_matching(view, match, key):
         sizes = jax.tree.map(jnp.ones_like, params)
     else:
         sizes = _sizes_on_noise(public, params, key)
-    gradient = jax.tree.map(lambda ratios, size: last(ratios) * size, view.observations, sizes)
+    followed = jax.tree.map(last, view.observations, view.params)
+    gradient = jax.tree.map(jnp.multiply, followed, sizes)
     observation = jax.tree.map(lambda leaf: leaf[None], gradient)
     labels = infer_labels(gradient, public.batch)
     solution = solve(match(public), observation, params, labels[None], key[None, None])

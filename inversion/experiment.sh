@@ -52,6 +52,7 @@ if chosen lenet "${models[@]}"; then
     run "${watched[@]}" --num-clients 1 --protect float16 bfloat16 int8 sign noise=0.01 noise=0.1
     run "${watched[@]}" --num-clients 1 --batch-size 1 --attack-round 10 100
     run "${watched[@]}" --num-clients 1 --batch-size 1 --local-steps 3 10
+    run "${watched[@]}" --algorithm adam --num-clients 10 --batch-size 1 8
     run --dataset "${datasets[@]}" --aggregates --pgd-step 0
 fi
 run --dataset "${datasets[@]}" --gen-images

@@ -115,7 +115,7 @@ def follow(
     decay: Decay,
     local_steps: int = 1,
     kappa: float = 1.0,
-    error: tuple[float, np.ndarray | float] = (ROUNDING, 0.0),
+    error: tuple[float, jax.Array | float] = (ROUNDING, 0.0),
 ) -> jax.Array:
     """Follow entries over rounds: their gradients up to a factor that stays the same.
 
@@ -125,7 +125,8 @@ def follow(
         decay: of a round.
         local_steps: of a round, at least 1.
         kappa: see `solve`.
-        error: of what the server sees, as in `solve`; the absolute one [round] or one for all.
+        error: of what the server sees, as in `solve`; the absolute one of each entry [round, ...],
+            of a round [round], or one for all.
 
     Returns:
         y [round - 1, ...], of the rounds from the second on, or [round, ...] from round 1 on: the
@@ -134,7 +135,8 @@ def follow(
     """
     rest, counts = jnp.sqrt(kappa * (1 - decay.v)), local_steps * (first + np.arange(len(ratios)))
     raw, (relative, absolute) = raw_ratios(ratios, counts), error
-    absolute = raw_ratios(jnp.broadcast_to(jnp.asarray(absolute, raw.dtype), len(raw)), counts)
+    absolute = jnp.asarray(absolute, raw.dtype)
+    absolute = raw_ratios(absolute if absolute.ndim else jnp.full(len(raw), absolute), counts)
     if first == 1:  # before it, there were no moments
         raw = jnp.concatenate([jnp.zeros_like(raw[:1]), raw])
 

@@ -14,6 +14,9 @@ from fl.simulation.algorithms import MOMENTS
 
 PyTree = Any
 
+# Of numbers in single precision, relative to the larger ones among those with the same exponent.
+SPACING = 2.0**-23
+
 
 def gradients_behind(view: WindowView) -> int:
     """Number of gradients behind an observation: one for each client and local step."""
@@ -44,24 +47,35 @@ def layer_gradients(view: WindowView, path: tuple[str, ...]) -> jax.Array:
     Raises:
         calibration.CannotCalibrateError: where the rank says nothing.
     """
-    layer, rank = layer_params(view.observations, path), images_behind(view)
-    kernel, bias = (follow_leaf(view, layer[name]) for name in ("kernel", "bias"))
+    rank = images_behind(view)
+    layer, sent = (layer_params(tree, path) for tree in (view.observations, view.params))
+    kernel, bias = (follow_leaf(view, layer[name], sent[name]) for name in ("kernel", "bias"))
     y = jnp.concatenate([kernel, bias[:, None]], axis=1)
     scales = calibrate(y, rank).scales
     # Of a single gradient, an observation is undone without an error that would add up.
     return y * (scales[None] if gradients_behind(view) == 1 else follow_drift(y, rank, scales))
 
 
-def follow_leaf(view: WindowView, leaf: jax.Array) -> jax.Array:
-    """Gradients of a leaf of what is observed, [round, ...], up to a factor for each entry.
+def follow_leaf(view: WindowView, leaf: jax.Array, sent: jax.Array) -> jax.Array:
+    """Gradients of a leaf of what is observed, up to a factor for each entry.
 
-    In double precision, and of the rounds that can be undone: see `ratio.follow`.
+    Args:
+        view: what the server holds.
+        leaf: of `view.observations`, [round, ...].
+        sent: the same of `view.params`.
+
+    Returns:
+        In double precision, of the rounds that can be undone: see `ratio.follow`.
     """
     public, steps = view.public, view.public.local_steps
     ratios = jnp.asarray(leaf, float) / public.sent_rate
     if not is_one_ratio(view):
         return differences(ratios, view.first, Decay.of_round(steps), steps)
-    error = protection(public.protection).error(ratios) if public.protection else (ROUNDING, 0.0)
+    error = ROUNDING, 0.0
+    if public.protection:
+        error = protection(public.protection).error(ratios)
+    elif public.algorithm.sends != MOMENTS:  # an update is a difference of rounded parameters
+        error = ROUNDING, SPACING * jnp.abs(jnp.asarray(sent, float)) / public.sent_rate
     kappa = float(gradients_behind(view))
     return follow(ratios, view.first, Decay.of_round(steps), steps, kappa, error)
 
