@@ -176,6 +176,7 @@ def _take_apart(gradients, images, key, bounded=False, weights=None):
 
 
 def _as_images(pixels, public):
+    pixels = jnp.nan_to_num(pixels)  # black, where nothing was found
     return (
         jnp.clip(pixels, 0, 1).astype(jnp.float32).reshape(*pixels.shape[:-1], *public.image_shape)
     )

@@ -127,7 +127,6 @@ def train(
         local_steps=of.local_steps,
         levels=round(dataset.scale),
         noisy=bool(of.noise),
-        protection=of.protection,
         clipped_loss=of.departures.clipped_loss,
     )
     return Trained(outcome, work, samples, sampler, public, saved, copies, start_sampler)

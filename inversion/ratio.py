@@ -33,8 +33,10 @@ import numpy as np
 
 from fl.simulation.algorithms import B1, B2
 
-# Difference of r_t from b1 r_(t-1) / sqrt(b2), relative to r_t, that single precision explains.
+# Difference of r_t from b1 r_(t-1) / sqrt(b2), relative to r_t, that rounding explains; of ratios
+# in single precision, and of ratios of fewer bits with the smallest that is possible.
 ROUNDING = 2e-6
+ROUNDINGS = {jnp.float16: (2.0**-10, 2.0**-24), jnp.bfloat16: (2.0**-7, 0.0)}
 # Smaller x are rounding, or ratios that have decayed to what single precision cannot hold.
 SMALLEST = 1e-6
 
@@ -77,6 +79,14 @@ def corrections(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with jax.enable_x64(False):
         counts = jnp.asarray(counts, jnp.int32)
         return tuple(np.asarray(1 - decay**counts, float) for decay in (B1, B2))
+
+
+def rounding_of(ratios: jax.Array) -> tuple[float, float]:
+    """See by the ratios what they have been rounded to -> relative and absolute difference."""
+    for dtype, rounding in ROUNDINGS.items():
+        if bool(jnp.all(ratios.astype(dtype).astype(ratios.dtype) == ratios)):
+            return rounding
+    return ROUNDING, 0.0
 
 
 def solve(

@@ -18,8 +18,6 @@ PyTree = Any
 NONE, NOISE = "none", "noise"
 # Steps of 8 bits on each side of zero.
 STEPS = 127
-# Deviations of noise that the difference of two rounds has at most, mostly.
-NOISES = 3.0
 
 
 class Protection(NamedTuple):
@@ -29,15 +27,11 @@ class Protection(NamedTuple):
         title: in tables and plots.
         bits: sent for each entry.
         apply: (ratio, key) -> ratio, both shaped like params; can be compiled.
-        error: ratios of a leaf as they were seen, [round, ...] -> the difference of an entry in two
-            rounds that it alone explains, relative to the entry and absolute, the latter one for
-            all rounds or [round].
     """
 
     title: str
     bits: int
     apply: Callable[[PyTree, jax.Array], PyTree]
-    error: Callable[[jax.Array], tuple[float, jax.Array | float]]
 
 
 def rounded(dtype: Any, ratio: PyTree, key: jax.Array) -> PyTree:
@@ -79,20 +73,11 @@ def _with_keys(function, tree, key):
     return jax.tree.unflatten(structure, map(function, leaves, keys))
 
 
-def _step_of_int8(ratios):
-    """Stochastic rounding is off by a step at most, and by less than half of one mostly."""
-    return 0.0, jnp.abs(ratios).reshape(len(ratios), -1).max(1) / STEPS
-
-
 PROTECTIONS = {
-    "float16": Protection(
-        "16 bits", 16, partial(rounded, jnp.float16), lambda _: (2.0**-10, 2.0**-24)
-    ),
-    "bfloat16": Protection(
-        "16 bits (bfloat)", 16, partial(rounded, jnp.bfloat16), lambda _: (2.0**-7, 0.0)
-    ),
-    "int8": Protection("8 bits, stochastic", 8, stochastic_int8, _step_of_int8),
-    "sign": Protection("Sign", 2, signs, lambda _: (0.0, 0.0)),
+    "float16": Protection("16 bits", 16, partial(rounded, jnp.float16)),
+    "bfloat16": Protection("16 bits (bfloat)", 16, partial(rounded, jnp.bfloat16)),
+    "int8": Protection("8 bits, stochastic", 8, stochastic_int8),
+    "sign": Protection("Sign", 2, signs),
 }
 
 
@@ -116,12 +101,7 @@ def protection(name: str) -> Protection:
         deviation = math.nan
     if not 0 < deviation < math.inf:
         raise ValueError(f"{name!r}: the deviation of noise is a number above 0")
-    return Protection(
-        f"Noise of {deviation:g}",
-        32,
-        partial(noisy, deviation),
-        lambda _: (0.0, NOISES * deviation),
-    )
+    return Protection(f"Noise of {deviation:g}", 32, partial(noisy, deviation))
 
 
 def protection_name(text: str) -> str:

@@ -28,7 +28,6 @@ class PublicKnowledge(NamedTuple):
         local_steps: of a client in a round, at least 1, each on a minibatch of its own.
         levels: steps of intensity between black and white in which images are stored.
         noisy: whether messages have noise, and SecAdam's second moments a floor for it.
-        protection: name of what is done to ratios before the server sees them; None for nothing.
         clipped_loss: see `fl.simulation.training.sample_losses`.
     """
 
@@ -39,7 +38,6 @@ class PublicKnowledge(NamedTuple):
     local_steps: int = 1
     levels: int = 255
     noisy: bool = False
-    protection: str | None = None
     clipped_loss: bool = False
 
     @property

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from calibration import calibrate
 from drift import follow_drift
-from ratio import ROUNDING, Decay, differences, follow
-from ratio_protection import protection
+from ratio import Decay, differences, follow, rounding_of
 from threat_model import WindowView, layer_params
 
 from fl.simulation.algorithms import MOMENTS
@@ -71,13 +70,11 @@ def follow_leaf(view: WindowView, leaf: jax.Array, sent: jax.Array) -> jax.Array
     ratios = jnp.asarray(leaf, float) / public.sent_rate
     if not is_one_ratio(view):
         return differences(ratios, view.first, Decay.of_round(steps), steps)
-    error = ROUNDING, 0.0
-    if public.protection:
-        error = protection(public.protection).error(ratios)
-    elif public.algorithm.sends != MOMENTS:  # an update is a difference of rounded parameters
-        error = ROUNDING, SPACING * jnp.abs(jnp.asarray(sent, float)) / public.sent_rate
+    relative, absolute = rounding_of(ratios)
+    if public.algorithm.sends != MOMENTS:  # an update is a difference of rounded parameters
+        absolute = SPACING * jnp.abs(jnp.asarray(sent, float)) / public.sent_rate
     kappa = float(gradients_behind(view))
-    return follow(ratios, view.first, Decay.of_round(steps), steps, kappa, error)
+    return follow(ratios, view.first, Decay.of_round(steps), steps, kappa, (relative, absolute))
 
 
 def layer_rows(tree: PyTree, path: tuple[str, ...], rounds: slice = slice(None)) -> jax.Array:

@@ -52,3 +52,13 @@ def test_a_mean_of_ratios_is_no_ratio(monkeypatch):
         found = adaptive.adaptive(short, public).reconstruct(view, jax.random.key(1))
         assert (found is None) != (algorithm.sends == algorithms.UPDATES and mixed > 1)
     assert undone == [1, 1, 3]
+
+
+def test_pixels_of_which_nothing_was_found_are_black():
+    public, _ = seen(algorithms.secadam(), 1.0, 1, noisy=False)
+    pixels = np.full((2, 1, 16), np.nan)
+    pixels[0, 0, :3] = 0.25, 7.0, -1.0
+    images = np.asarray(adaptive._as_images(jnp.asarray(pixels), public))
+    assert images.shape == (2, 1, *SHAPE)
+    assert images.ravel()[:4].tolist() == [0.25, 1, 0, 0]
+    assert (images.ravel()[3:] == 0).all()
