@@ -52,7 +52,8 @@ def protection_figures(found: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
                 _, marker, color = looks[x.protected, x.local_steps]
                 draw_point(axis, (x.mean, x.std), (y.mean, y.std), marker, color, color)
             axis.margins(0.08)
-            axis.set_xlim(left=min(-MARGIN / 2, axis.get_xlim()[0]))
+            low, high = axis.get_xlim()
+            axis.set_xlim(min(-MARGIN / 2, low), max(2 * MARGIN, high))
             axis.axvspan(axis.get_xlim()[0], MARGIN, color=PALE, linewidth=0, zorder=0)
             axis.axvline(0, color=GREY, linewidth=0.8, zorder=1)
             axis.set_title(of_whom(setting | values), pad=3)
