@@ -12,7 +12,7 @@ Metrics:
         that what remains is the engine's own part.
     cost_of_federation: a round's time over that of one centralised PGD training step on the same
         samples as one batch. 1 means that federating costs nothing.
-    speedup_vs_vmap (or _unrolled): the mapping that is the default here against the other.
+    speedup_vs_mapping_vmap (or _loop): the mapping that is the default here against the other.
     speedup_of_pooling: the mean client that stands for all (`fl.simulation.pooling`) against
         clients that keep a state each.
     rounds_per_s: of the engine.
@@ -42,7 +42,7 @@ import optax
 
 from fl.data.sampling import MinibatchSampler
 from fl.simulation import algorithms, engine, models, pgd
-from fl.simulation.mapping import MAPPINGS, default_mapping
+from fl.simulation.mapping import ON_ONE_DEVICE, default_mapping
 from fl.simulation.rounds import Work
 from fl.simulation.training import Samples, sample_losses
 
@@ -239,10 +239,12 @@ def speed(case: Case, algorithm: str) -> Iterator[Figure]:
 def mappings(case: Case, algorithm: str) -> Iterator[Figure]:
     """Measure the default mapping against the others."""
     bench = Bench(case, algorithm)
-    taken = times({name: bench.engine(name) for name in MAPPINGS})
+    taken = times({name: bench.engine(name) for name in ON_ONE_DEVICE})
     default = default_mapping()
     for name in taken.keys() - {default}:
-        yield Figure(str(case), algorithm, f"speedup_vs_{name}", taken[name] / taken[default])
+        yield Figure(
+            str(case), algorithm, f"speedup_vs_mapping_{name}", taken[name] / taken[default]
+        )
 
 
 def pooled(case: Case, algorithm: str) -> Iterator[Figure]:

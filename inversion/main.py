@@ -29,8 +29,7 @@ from window_reconstruction import attack_window
 
 from fl.experiment import results
 from fl.experiment.options import parse
-from fl.experiment.program import run_grid, skip_done
-from fl.simulation import engine
+from fl.experiment.program import begin, run_grid, skip_done
 
 
 def main() -> int:
@@ -38,7 +37,7 @@ def main() -> int:
     options, parser = parse(Options, __doc__)
     options = resolve(options)
     check(options, parser)
-    engine.keep_compiled_code()
+    begin(options)
     for name in PICTURES:
         if getattr(options, name) and options.plan:
             return 0

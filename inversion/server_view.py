@@ -235,7 +235,7 @@ def _messages(work, state, samples, indices, weights):
         local, after, _ = work.local_step(received, received.params, client, *minibatch)
         return work.message(received, local, after, client, message_key)[0]
 
-    clients = engine.client_states(state)
+    clients = engine.client_states(state, len(indices))
     keys = jax.random.split(state.key, len(indices))
     sent = [
         message(

@@ -22,9 +22,8 @@ from runs import Run, describe
 from stages import attack
 
 from fl.experiment.options import parse
-from fl.experiment.program import run_grid, skip_done
+from fl.experiment.program import begin, run_grid, skip_done
 from fl.experiment.results import ResultsError
-from fl.simulation import engine
 
 
 def main() -> int:
@@ -32,7 +31,7 @@ def main() -> int:
     options, parser = parse(Options, __doc__)
     options = resolve(options, parser)
     check(options, parser)
-    engine.keep_compiled_code()
+    begin(options)
     try:
         recording.check(options.results)
     except ResultsError as error:

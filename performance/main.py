@@ -14,9 +14,8 @@ from options import Options, check, grid
 from runs import Run, describe
 
 from fl.experiment.options import parse
-from fl.experiment.program import checkpoint_path, run_grid, skip_done
+from fl.experiment.program import begin, checkpoint_path, run_grid, skip_done
 from fl.experiment.results import ResultsError
-from fl.simulation import engine
 
 
 def main() -> int:
@@ -32,7 +31,7 @@ def main() -> int:
         runs = skip_done(options.results, runs, describe)
     if options.plan:
         return 0
-    engine.keep_compiled_code()
+    begin(options)
     return run_grid(runs, partial(train_and_record, options), describe)
 
 

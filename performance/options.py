@@ -17,6 +17,7 @@ from fl.experiment.departures import Departures, variant
 from fl.experiment.options import choice, number, option
 from fl.experiment.program import CommonOptions, as_published
 from fl.simulation import algorithms
+from fl.simulation.mapping import VMAP
 
 # What --iid stands for where no alpha follows.
 IID = float("inf")
@@ -152,6 +153,11 @@ def check(options: Options, parser: ArgumentParser) -> None:
         parser.error(
             "argument -n/--num-clients: secure aggregation takes at least two clients; a single "
             "one can only sum in the clear, with --efficient"
+        )
+    if secure and options.mapping == VMAP:
+        parser.error(
+            f"argument --mapping: {VMAP}: under secure aggregation messages leave compiled code: "
+            f"choose another one, or sum in the clear, with --efficient"
         )
     _check_neighbours(options, parser)
     if options.ratio and not any(forms_ratio(options, name) for name in options.algorithm):

@@ -13,7 +13,7 @@ from test_simulation import BATCH, Case, assert_same_bits, each_mapping, start, 
 from fl.simulation import clip_and_noise, engine, pooling
 from fl.simulation import mapping as mapping_module
 from fl.simulation.algorithms import Broadcast
-from fl.simulation.mapping import MAPPINGS, UNROLLED, VMAP
+from fl.simulation.mapping import LOOP, MAPPINGS, VMAP
 from fl.simulation.pgd import none
 from fl.simulation.rounds import Aggregator
 
@@ -50,7 +50,8 @@ def rounds(mapping, *deviating, algorithm="fedavg", local_steps=1, hooks=None, s
         schedule = sampler.draw(1, local_steps)._replace(deviates=deviates)
         state, _ = run(state, schedule)
         # Copies, since the next round gives these buffers up.
-        states.append(jax.tree.map(np.array, state._replace(clients=engine.client_states(state))))
+        own = engine.client_states(state, CLIENTS)
+        states.append(jax.tree.map(np.array, state._replace(clients=own)))
     return states
 
 
@@ -178,9 +179,7 @@ def test_who_deviates_is_told_by_their_number_in_a_cohort_too(mapping):
     def silent(message, state, before):
         return optax.tree.zeros_like(message), state
 
-    state, run, sampler = start(
-        CASE, "fedavg", 1, mapping, keep_clients=True, hooks={"deviate": silent}
-    )
+    state, run, sampler = start(CASE, "fedavg", 1, mapping, rest=True, hooks={"deviate": silent})
     drawn, cohort = sampler.draw(1, 1), np.array([[ADVERSARY, 4]], np.int32)
     state, _ = run(
         state,
@@ -259,7 +258,7 @@ def test_a_host_that_aggregates_gets_numpy_arrays_and_one_mapping():
 
     hooks = {"aggregator": on_host()}
     (got,) = rounds(None, None, algorithm="secadam", hooks=hooks)
-    (expected,) = rounds(UNROLLED, None, algorithm="secadam")
+    (expected,) = rounds(LOOP, None, algorithm="secadam")
     np.testing.assert_allclose(vector(got.params), vector(expected.params), rtol=1e-12)
     with pytest.raises(ValueError, match="unknown mapping"):
         rounds(VMAP, None, hooks=hooks)

@@ -364,7 +364,7 @@ def test_secadams_aggregate_is_the_ratio_of_means_and_not_the_mean_of_ratios():
     todo, state, samples, sampler = little_federation(algorithms.secadam())
     indices = sampler.draw(1, 1).indices[0, :, 0]
     seen, _ = server_view.observe(todo, state, samples, indices, sampler.weights)
-    clients = engine.client_states(state)[0]
+    clients = engine.client_states(state, 3)[0]
     count = int(clients.count[0]) + 1
     moments = []
     for client in range(3):

@@ -21,6 +21,7 @@ LAYERS = [
         *("fl.experiment.options", "fl.experiment.departures", "fl.experiment.hypotheses"),
     },
     {"fl.data.tfds_builders", "fl.simulation.mapping", "fl.experiment.runs"},
+    {"fl.simulation.sharding", "fl.simulation.resting"},
     {"fl.data.datasets"},
     {"fl.data.__main__", "fl.simulation.training", "fl.simulation.rounds"},
     {"fl.simulation.pooling"},

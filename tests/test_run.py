@@ -7,7 +7,7 @@ import pytest
 
 from fl.data.sampling import MinibatchSampler
 from fl.simulation import algorithms, checkpoint, engine, pgd, run
-from fl.simulation.mapping import MAPPINGS, UNROLLED
+from fl.simulation.mapping import LOOP, MAPPINGS
 from fl.simulation.models import MODELS
 from fl.simulation.rounds import Work
 from fl.simulation.training import Samples, sample_losses
@@ -83,7 +83,7 @@ def test_an_accuracy_is_reached_when_it_is_there(target, accuracy, stops):
 
 def test_speed_is_of_the_rounds_after_the_first_and_without_evaluations(monkeypatch):
     """By a clock that says a second for a round, ten more for the first, 100 for an evaluation."""
-    federation, sampler = make(mapping=UNROLLED)
+    federation, sampler = make(mapping=LOOP)
     now = 0
 
     def run_rounds(state, schedule):

@@ -7,7 +7,7 @@ import pytest
 from experiments import load
 from scipy.stats import norm
 
-from fl.simulation.mapping import GROUP, MAPPINGS
+from fl.simulation.mapping import GROUP, ON_ONE_DEVICE
 
 (smoothing,) = load("mitigation", "smoothing")
 
@@ -69,7 +69,7 @@ def test_images_may_pass_in_any_portions(chunk, monkeypatch):
 
 def test_models_side_by_side_vote_as_one_by_one(monkeypatch):
     counts = []
-    for name in MAPPINGS:
+    for name in ON_ONE_DEVICE:
         monkeypatch.setattr(smoothing, "default_mapping", lambda name=name: name)
         counts.append(vote(50))
     # A tie within rounding may fall either way.

@@ -21,10 +21,13 @@ from fl.experiment.estimate import about
 from fl.experiment.options import choice, number, option
 from fl.experiment.provenance import code
 from fl.experiment.runs import cells
-from fl.simulation import models, training
+from fl.simulation import engine, mapping, models, training
 
 # PGD's step as a share of the client's learning rate, in the paper.
 PGD_STEP_SHARE = 0.01
+
+# The mapping that is chosen by itself.
+AUTO = "auto"
 
 R = TypeVar("R")
 
@@ -69,6 +72,12 @@ class CommonOptions:
         "only say how many runs are left, and about how long they take; implies --skip-done",
         action="store_true",
     )
+    mapping: str = option(
+        AUTO,
+        "how clients are computed: loop (a few at a time), vmap (side by side), sharded (spread "
+        "over all devices), or auto, the fastest that can be (default: auto)",
+        type=choice((AUTO, *mapping.MAPPINGS)),
+    )
     data_dir: Path | None = option(
         None, "where TensorFlow Datasets keeps data (default: its own)", type=Path
     )
@@ -88,6 +97,12 @@ def as_published(acting: Collection[str]) -> Any:
         metavar="ID,ID",
         type=argument(acting),
     )
+
+
+def begin(options: CommonOptions) -> None:
+    """Set the process up for computing, once its options have been checked."""
+    engine.keep_compiled_code()
+    engine.choose_mapping(None if options.mapping == AUTO else options.mapping)
 
 
 def run_grid(runs: Iterable[R], run_one: Callable[[R], None], describe: Callable[[R], str]) -> int:
@@ -180,7 +195,7 @@ def checkpoint_path(results_path: Path, run: Any, *further: Any) -> Path:
         run: an instance of an experiment's `Run`.
         further: what else the rounds depend on: dataclasses and what JSON can hold.
     """
-    where = code(type(run)).digest, jax.__version__, jax.default_backend()
+    where = code(type(run)).digest, jax.__version__, *engine.placement()
     everything = [run, *further, *where]
     text = json.dumps(everything, default=asdict)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]

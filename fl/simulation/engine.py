@@ -2,10 +2,10 @@
 
 This is the one place that chooses how clients and rounds are mapped; what the choice rests on is
 measured by `python -m fl.bench`, see `mapping` and `pooling`. Unrolled rounds are dispatched one by
-one; rounds of clients side by side are scanned, and their clients spread over the devices.
+one; rounds of clients side by side are scanned. Where there are several devices, clients are spread
+over them, see `sharding`.
 """
 
-import math
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -16,20 +16,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fl.data.sampling import Schedule
-from fl.simulation import pooling, rounds
+from fl.simulation import pooling, resting, rounds
 from fl.simulation.mapping import (
+    LOOP,
     MAPPINGS,
-    UNROLLED,
+    SHARDED,
     VMAP,
     Mapper,
     default_mapping,
     group_size,
     stack,
 )
+from fl.simulation.resting import Resting
 from fl.simulation.rounds import Cohort, State, Work
+from fl.simulation.sharding import COMMON, OWN, Sharded, Slots, all_devices, rows_of
 from fl.simulation.training import Samples
 
 PyTree = Any
@@ -50,6 +52,23 @@ def keep_compiled_code() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+def choose_mapping(name: str | None) -> None:
+    """Map clients in one way wherever `start` is not told otherwise, for the whole process.
+
+    Args:
+        name: one of `MAPPINGS`; None for the fastest that can be.
+    """
+    _chosen[:] = [name]
+
+
+def placement() -> tuple:
+    """What the last bits of a federation depend on: the mapping that was chosen, the devices."""
+    return *_chosen, jax.default_backend(), jax.device_count()
+
+
+_chosen = [None]
+
+
 class Federation(NamedTuple):
     """A federation before its first round.
 
@@ -58,8 +77,8 @@ class Federation(NamedTuple):
         run: (state, `Schedule`) -> (state, losses [round]). Runs some rounds and gives up the
             buffers of the state passed in. The losses are means over clients and local steps, on
             the hardened minibatches, in nats. Raises ValueError for no round, for other clients or
-            steps than the federation was started for, and for clients that stay away or deviate
-            where they have no states of their own (`keep_clients`).
+            steps than the federation was started for, for clients that deviate where they have no
+            states of their own (`keep_clients`), and for some that stay away unless they may rest.
         chunk: rounds a call should run, the same in each: another number compiles anew.
     """
 
@@ -77,6 +96,7 @@ def start(
     mapping: str | None = None,
     keep_clients: bool = False,
     seed: int = 0,
+    rest: bool = False,
 ) -> Federation:
     """Start a federation. Nothing is compiled before the first round.
 
@@ -86,59 +106,74 @@ def start(
         samples: the training set; anything with `take` as `Samples` has it.
         clients: number of clients in the federation.
         local_steps: steps of each client in a round, at least 1.
-        mapping: one of `MAPPINGS`; by default the fastest that can be.
+        mapping: one of `MAPPINGS`; by default what `choose_mapping` was told, and else `SHARDED`
+            where there are several devices, or the fastest on one.
         keep_clients: keep every client's own state even where a mean state could stand for all.
         seed: of what clients draw themselves, such as noise; not of their minibatches.
+        rest: whether clients may stay away from a round; then their states rest on the host.
 
     Raises:
-        ValueError: for a mapping that is not one of `MAPPINGS`, or where the host aggregates, not
-            the first of them.
+        ValueError: for a mapping that is not one of `MAPPINGS`, or, where the host aggregates, is
+            `VMAP`.
     """
     mapper = _mapper(work, params, mapping)
-    pooled = not keep_clients and pooling.applies(work, local_steps, params)
+    pooled = not keep_clients and not rest and pooling.applies(work, local_steps, params)
     way = (pooling if pooled else rounds).build(work, mapper)
     params = jax.tree.map(jnp.copy, params)  # the caller's own are not given up
     state = State(
         params,
         work.algorithm.init_server(params),
-        way.init_clients(params, clients),
+        () if rest else way.init_clients(params, clients),
         jax.random.PRNGKey(seed),
         work.init_memory(params, clients),
     )
-    if mapper.vmapped:
-        federation = _side_by_side(way, state, samples, clients, stacked=not pooled)
+    if isinstance(mapper, Sharded):
+        federation = _on_devices(way, mapper, state, samples, clients, pooled)
+    elif mapper.vmapped:
+        federation = Federation(state, _scanned(way, samples, clients), SCANNED)
     else:
-        federation = Federation(state, _one_by_one(way, samples, clients), chunk=1)
-    return federation._replace(run=_checked(federation.run, clients, local_steps, pooled))
+        federation = Federation(state, _one_by_one(way, samples, clients, _cohorts), chunk=1)
+    if rest:
+        federation = _resting(federation, mapper, work.algorithm.init_client(params), clients)
+    run = _checked(federation.run, clients, local_steps, pooled, rest)
+    return federation._replace(run=run)
 
 
-def client_states(state: State) -> PyTree:
+def client_states(state: State, count: int) -> PyTree:
     """What every client keeps, stacked [client, ...], of a federation with `keep_clients`.
 
     Args:
         state: between two rounds; not given up.
+        count: number of clients.
     """
-    if isinstance(state.clients, list):  # unrolled; what clients keep is no list
-        return stack(state.clients)
-    return state.clients
+    clients = state.clients
+    if isinstance(clients, Resting):
+        clients = clients.states
+    elif isinstance(clients, Slots):
+        clients = rows_of(clients)
+    elif isinstance(clients, list):  # unrolled; what clients keep is no list
+        clients = stack(clients)
+    return jax.tree.map(lambda leaf: leaf[:count], clients)
 
 
 def _mapper(work, params, name):
     on_host = work.aggregator is not None and work.aggregator.on_host
-    possible = (UNROLLED,) if on_host else MAPPINGS
-    name = name or (UNROLLED if on_host else default_mapping())
+    possible = tuple(each for each in MAPPINGS if not (on_host and each == VMAP))
+    one_device = LOOP if on_host else default_mapping()
+    name = name or _chosen[0] or (SHARDED if jax.device_count() > 1 else one_device)
     if name not in possible:
         raise ValueError(f"unknown mapping {name}: choose from {', '.join(possible)}")
-    return Mapper(name == VMAP, group_size(params))
+    mapper = Mapper((one_device if name == SHARDED else name) == VMAP, group_size(params))
+    return Sharded(mapper, all_devices()) if name == SHARDED else mapper
 
 
-def _one_by_one(way, samples, clients):
+def _one_by_one(way, samples, clients, cohorts):
     """Dispatch rounds one by one."""
 
     def run(state, schedule):
-        losses = []
-        for cohort in _cohorts(schedule):
-            state, loss = way.one_round(state, samples, cohort, clients)
+        count, losses = schedule.clients.shape[1], []
+        for cohort in cohorts(schedule):
+            state, loss = way.one_round(state, samples, cohort, count, clients)
             losses.append(loss)
         return state, jnp.stack(losses)
 
@@ -153,40 +188,93 @@ def _cohorts(schedule):
         )
 
 
-def _side_by_side(way, state, samples, clients, stacked):
-    """Place a federation on the devices: what has a client axis is spread along it."""
-    devices = jax.devices()[: math.gcd(clients, jax.device_count())]
-    mesh = Mesh(np.array(devices), ("clients",))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    by_client = NamedSharding(mesh, PartitionSpec("clients"))
-    by_round_and_client = NamedSharding(mesh, PartitionSpec(None, "clients"))
-    clients_at = by_client if stacked else everywhere
-    placement = State(everywhere, everywhere, clients_at, everywhere, everywhere)
-    samples, state = jax.device_put(samples, everywhere), jax.device_put(state, placement)
-    scan = _compiled_scan(way, clients, placement, everywhere)
+def _stacked_cohorts(schedule):
+    return jax.tree.map(lambda *each: np.stack(each), *_cohorts(schedule))
+
+
+def _scanned(way, samples, clients):
+    """Run rounds of clients side by side on one device, several in a dispatch."""
 
     def run(state, schedule):
-        everyone = schedule.clients.shape[1] == clients
-        cohorts = jax.tree.map(lambda *each: np.stack(each), *_cohorts(schedule))
-        return scan(
-            state, samples, jax.device_put(cohorts, by_round_and_client if everyone else everywhere)
-        )
+        scan = _compiled_scan(way, schedule.clients.shape[1], clients)
+        return scan(state, samples, _stacked_cohorts(schedule))
 
-    return Federation(state, run, SCANNED)
+    return run
 
 
 # Runs that differ in their seed alone share what is compiled.
 @lru_cache
-def _compiled_scan(way, clients, *placement):
+def _compiled_scan(*arguments):
+    return jax.jit(_scan(*arguments), donate_argnums=0)
+
+
+def _scan(way, count, clients):
     def run(state, samples, cohorts):
         return lax.scan(
-            lambda state, cohort: way.one_round(state, samples, cohort, clients), state, cohorts
+            lambda state, cohort: way.one_round(state, samples, cohort, count, clients),
+            state,
+            cohorts,
         )
 
-    return jax.jit(run, donate_argnums=0, out_shardings=placement)
+    return run
 
 
-def _checked(run, clients, local_steps, pooled):
+def _on_devices(way, mapper, state, samples, clients, pooled):
+    """Spread a federation over the devices."""
+    common = state if pooled else state._replace(clients=())
+    common = jax.tree.map(lambda leaf: mapper.put(np.asarray(leaf), COMMON), common)
+    state = common if pooled else common._replace(clients=state.clients)
+    samples = mapper.spread(samples)
+    if mapper.vmapped:
+        return Federation(state, _sharded_scan(way, mapper, samples, clients, pooled), SCANNED)
+
+    def dealt(schedule):
+        return map(mapper.deal_cohort, _cohorts(schedule))
+
+    return Federation(state, _one_by_one(way, samples, clients, dealt), chunk=1)
+
+
+def _sharded_scan(way, mapper, samples, clients, pooled):
+    """As `_scanned`, with each device's clients side by side."""
+
+    def run(state, schedule):
+        scan = _compiled_sharded_scan(way, mapper, schedule.clients.shape[1], clients, pooled)
+        return scan(state, samples, mapper.place_cohorts(_stacked_cohorts(schedule)))
+
+    return run
+
+
+@lru_cache
+def _compiled_sharded_scan(way, mapper, count, clients, pooled):
+    state = State(COMMON, COMMON, COMMON if pooled else OWN, COMMON, COMMON)
+    return mapper.around(_scan(way, count, clients), state)
+
+
+def _resting(federation, mapper, client, count):
+    """Let clients rest that are not in a round."""
+    keeps_something = bool(jax.tree.leaves(client))
+
+    def run(state, schedule):
+        everyone, cohort = state.clients, schedule.clients.shape[1]
+        # What keeps nothing goes through all rounds at once.
+        rounds_at_once = 1 if keeps_something else len(schedule.clients)
+        losses = []
+        for first in range(0, len(schedule.clients), rounds_at_once):
+            now = slice(first, first + rounds_at_once)
+            some = schedule._replace(clients=schedule.clients[now], indices=schedule.indices[now])
+            who = schedule.clients[first]
+            awake = mapper.load(everyone.take(who), cohort)
+            state, loss = federation.run(state._replace(clients=awake), some)
+            if keeps_something:
+                everyone.put(who, mapper.unload(state.clients, cohort))
+            losses.append(loss)
+        return state._replace(clients=everyone), jnp.concatenate(losses)
+
+    state = federation.state._replace(clients=resting.start(client, count))
+    return Federation(state, run, 1 if keeps_something else federation.chunk)
+
+
+def _checked(run, clients, local_steps, pooled, rest):
     """Refuse a schedule that the federation was not started for."""
 
     def checked(state, schedule: Schedule):
@@ -197,10 +285,10 @@ def _checked(run, clients, local_steps, pooled):
                 f"minibatches [round, client, step, batch] of shape {schedule.indices.shape} for a "
                 f"federation of {clients} clients and {local_steps} local steps"
             )
-        if pooled and (schedule.deviates is not None or cohort < clients):
-            raise ValueError(
-                "clients that deviate from the protocol or stay away need keep_clients"
-            )
+        if pooled and schedule.deviates is not None:
+            raise ValueError("clients that deviate from the protocol need keep_clients")
+        if not rest and cohort < clients:
+            raise ValueError("clients that stay away need rest")
         return run(state, schedule)
 
     return checked

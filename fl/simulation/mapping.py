@@ -8,15 +8,18 @@ The members of a mapping are computed either *side by side*, vmapped along a lea
   with loops in Python, they do not.
 * On GPU, members side by side make a few large kernels, and compiled loops save dispatches.
 
-`python -m fl.bench` measures it. Whoever uses a `Mapper` is written once for both.
+`python -m fl.bench` measures it. Whoever uses a `Mapper` is written once for both, and for
+`fl.simulation.sharding`, where each of several devices maps some of the members in its own way.
 """
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial, reduce
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fl.simulation.hardware import cores
@@ -26,13 +29,14 @@ PyTree = Any
 # Members compiled into one function when unrolled: enough to keep two and more cores busy, few
 # enough to keep compiling short.
 GROUP = 10
-UNROLLED, VMAP = "unrolled", "vmap"
-MAPPINGS = (UNROLLED, VMAP)
+LOOP, VMAP, SHARDED = "loop", "vmap", "sharded"
+ON_ONE_DEVICE = (LOOP, VMAP)
+MAPPINGS = (*ON_ONE_DEVICE, SHARDED)
 
 
 def default_mapping() -> str:
-    """The mapping that `fl.bench` found fastest on the present backend."""
-    return UNROLLED if jax.default_backend() == "cpu" else VMAP
+    """The mapping onto one device that `fl.bench` found fastest on the present backend."""
+    return LOOP if jax.default_backend() == "cpu" else VMAP
 
 
 def is_convolutional(params: PyTree) -> bool:
@@ -82,32 +86,46 @@ class Mapper(NamedTuple):
         """Members that share a pytree."""
         return Same(tree) if self.vmapped else [tree] * count
 
-    def take(self, members: PyTree, chosen) -> PyTree:
-        """Some members; those chosen are distinct, ascending, and all if as many as there are."""
-        if not self.vmapped:
-            return [members[int(number)] for number in chosen]
-        return self._if_some(members, chosen, lambda leaf: leaf[chosen], members)
+    def load(self, rows: PyTree, count: int) -> PyTree:
+        """Members out of arrays on the host, stacked [member, ...]."""
+        rows = jax.tree.map(jnp.asarray, rows)
+        return rows if self.vmapped else _unstacked(rows, count)
 
-    def put(self, members: PyTree, chosen, new: PyTree) -> PyTree:
-        """Members, with those chosen replaced by new ones."""
-        if not self.vmapped:
-            replaced = list(members)
-            for number, one in zip(chosen, new, strict=True):
-                replaced[int(number)] = one
-            return replaced
-        return self._if_some(members, chosen, lambda leaf, own: leaf.at[chosen].set(own), new, new)
-
-    def _if_some(self, members, chosen, function, otherwise, *rest):
-        counts = {len(leaf) for leaf in jax.tree.leaves(members)}
-        return otherwise if counts <= {len(chosen)} else jax.tree.map(function, members, *rest)
+    def unload(self, members: PyTree, count: int) -> PyTree:
+        """Members, each once, as arrays on the host, stacked [member, ...]."""
+        return jax.device_get(members if self.vmapped else _stacked(members))
 
     def copy(self, members: PyTree) -> PyTree:
         """Copies that stay when the members are given up."""
         return jax.tree.map(jnp.copy, members)
 
-    def compile(self, function: Callable, **settings: Any) -> Callable:
-        """Compile what is no mapping, where the caller does not compile all of it."""
+    def compile(
+        self,
+        function: Callable,
+        common: tuple[int, ...] = (),
+        gives_members: bool = False,
+        **settings: Any,
+    ) -> Callable:
+        """Compile what is no mapping, where the caller does not compile all of it.
+
+        Args:
+            function: of positional arguments.
+            common: which of them are the same for all members; others hold something for each of
+                them, or are a total.
+            gives_members: whether that is also what it returns.
+            settings: of `jax.jit`, with tuples of argument numbers.
+        """
         return function if self.vmapped else jax.jit(function, **settings)
+
+    def cuts(self, numbers: np.ndarray) -> list[slice]:
+        """Cut a cohort, of these numbers, into what is computed together."""
+        return [slice(None)] if self.vmapped else list(groups(len(numbers), self.group))
+
+    def part(self, given: PyTree, cut: slice) -> PyTree:
+        """What is given for some members; a list of pytrees is cut as such, others by leaves."""
+        if isinstance(given, list):
+            return tuple(given[cut])
+        return jax.tree.map(lambda leaf: leaf[cut], given)
 
     def loop(self, body: Callable, carry: PyTree, count: int) -> PyTree:
         """Repeat (number, carry) -> carry; the first time stands outside of a compiled loop."""
@@ -168,13 +186,30 @@ class Mapper(NamedTuple):
         """
         if self.vmapped:
             return partial(_side_by_side, function)
-        return partial(_in_groups, _compiled_group(function), self.group)
+        compiled = _compiled_group(function)
+
+        def in_groups(shared, kept, total, *given):
+            kept = list(kept)
+            for cut in groups(len(kept), self.group):
+                some = [self.part(each, cut) for each in given]
+                kept[cut], total = compiled(shared, tuple(kept[cut]), total, cut.start, *some)
+            return total, kept
+
+        return in_groups
 
     def nothing(self, collect: PyTree, add: PyTree, count: int) -> tuple[PyTree, PyTree]:
         """The total over no members, where a member's contributions are shaped like these."""
         return jax.tree.map(
             lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), collect
         ), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), add)
+
+    def present(self, number: jax.Array, contribution: PyTree) -> PyTree:
+        """What a member contributes; nothing, where its number says that it only fills a place."""
+        return contribution
+
+    def across(self, total: PyTree, count: int) -> PyTree:
+        """The total over all members out of what each device has, for use in compiled code."""
+        return total
 
 
 def groups(count: int, size: int) -> Iterator[slice]:
@@ -194,6 +229,8 @@ def stack(trees: list[PyTree]) -> PyTree:
 
 def member(members: PyTree, number: int) -> PyTree:
     """One of some members."""
+    if isinstance(members, Same):
+        return members.value
     if isinstance(members, (list, tuple)) and not hasattr(members, "_fields"):
         return members[number]
     return jax.tree.map(lambda leaf: leaf[number], members)
@@ -216,6 +253,16 @@ def _side_by_side(function, shared, kept, total, *given):
 # Runs that differ in their seed alone share what is compiled.
 @lru_cache
 def _compiled_group(function):
+    return jax.jit(group_of(function), donate_argnums=(1, 2))
+
+
+def group_of(function: Callable) -> Callable:
+    """Unroll what one member does over a group of them; see `Mapper.accumulate`.
+
+    Returns:
+        (shared, kept [group], total, number of the first, *given) -> (kept, total).
+    """
+
     def group(shared, kept, total, first, *given):
         done = [
             function(shared, own, *(member(each, place) for each in given))
@@ -230,18 +277,14 @@ def _compiled_group(function):
         # for clients of lenet that run Adam.
         return kept, (collected, add_up([*added, total[1]]))
 
-    return jax.jit(group, donate_argnums=(1, 2))
+    return group
 
 
-def _in_groups(compiled, size, shared, kept, total, *given):
-    kept = list(kept)
-    for members in groups(len(kept), size):
-        # A list of pytrees is cut as such, a stacked pytree along its leaves.
-        some = [
-            tuple(each[members])
-            if isinstance(each, list)
-            else jax.tree.map(lambda leaf, members=members: leaf[members], each)
-            for each in given
-        ]
-        kept[members], total = compiled(shared, tuple(kept[members]), total, members.start, *some)
-    return total, kept
+@jax.jit
+def _stacked(members):
+    return stack(members)
+
+
+@partial(jax.jit, static_argnums=1)
+def _unstacked(rows, count):
+    return [jax.tree.map(itemgetter(number), rows) for number in range(count)]

@@ -19,8 +19,9 @@ import numpy as np
 import optax
 
 from fl.simulation.algorithms import B1, B2, MOMENTS, Algorithm, Moments
-from fl.simulation.mapping import Mapper, add_up, groups, is_convolutional
+from fl.simulation.mapping import Mapper, add_up, is_convolutional
 from fl.simulation.rounds import Rounds, State, Work, next_key, step_key
+from fl.simulation.sharding import Sharded
 
 PyTree = Any
 
@@ -61,7 +62,7 @@ def find(algorithm: Algorithm) -> Shortcut | None:
 
 
 @lru_cache
-def build(work: Work, mapper: Mapper) -> Rounds:
+def build(work: Work, mapper: Mapper | Sharded) -> Rounds:
     """Build rounds of the mean client; see `fl.simulation.rounds.build`.
 
     All clients stand at the same parameters, so their samples are hardened together and, where the
@@ -87,27 +88,28 @@ def build(work: Work, mapper: Mapper) -> Rounds:
 
         return mapper.sum(of_client)(hardened.reshape(images.shape), labels, weights)
 
-    def add_group(params, total, samples, key, *group):
+    def with_group(params, total, samples, key, *group):
         return add_up([statistics(params, samples, key, *group), *total])
 
     def add_last_group(state, total, samples, count, *group):
-        total = add_group(state.params, total, samples, state.key, *group)
+        total = with_group(state.params, total, samples, state.key, *group)
+        _, total = mapper.across(((), total), 0)
         mean, loss = jax.tree.map(lambda entry: entry / count, total)
         message, clients = shortcut.message(state.clients, mean)
         key = step_key(state.key, count, 0)
         params, server = work.serve(state, message, (), 1.0, key)
         return State(params, server, clients, next_key(state.key)), loss
 
-    add_group = mapper.compile(add_group)
-    add_last_group = mapper.compile(add_last_group, donate_argnums=0)
+    add_group = mapper.compile(with_group, common=(0, 2, 3), gives_members=True)
+    add_last_group = mapper.compile(add_last_group, common=(0, 2, 3), donate_argnums=0)
 
-    def one_round(state, samples, cohort, count):
-        *others, last = groups(count, count if mapper.vmapped else mapper.group)
+    def one_round(state, samples, cohort, count, registered):
+        *others, last = mapper.cuts(cohort.clients)
         total = []  # of no group so far
-        for members in others:
-            group = (each[members] for each in cohort[:3])
+        for cut in others:
+            group = mapper.part(cohort[:3], cut)
             total = [add_group(state.params, total, samples, state.key, *group)]
-        return add_last_group(state, total, samples, count, *(each[last] for each in cohort[:3]))
+        return add_last_group(state, total, samples, count, *mapper.part(cohort[:3], last))
 
     return Rounds(lambda params, _: work.algorithm.init_client(params), one_round)
 

@@ -15,6 +15,7 @@ import optax
 from fl.simulation.algorithms import Algorithm
 from fl.simulation.mapping import Mapper
 from fl.simulation.pgd import Harden
+from fl.simulation.sharding import Sharded
 
 PyTree = Any
 
@@ -25,7 +26,8 @@ class State(NamedTuple):
     Attributes:
         params: the global parameters w.
         server: what the algorithm's server keeps.
-        clients: what the algorithm's clients keep, as `Mapper` has members.
+        clients: what the algorithm's clients keep, as `Mapper` has members, or of clients that may
+            rest as `fl.simulation.resting` has them.
         key: uint32 [2], from which the random numbers of the rounds to come are drawn.
         memory: what the server's aggregator remembers, see `Aggregator`; () for nothing.
     """
@@ -151,7 +153,8 @@ class Cohort(NamedTuple):
     """The clients that take part in a round, and what they train on.
 
     Attributes:
-        clients: int [cohort], their numbers, ascending.
+        clients: int [cohort], their numbers, ascending. Here and below, what is sharded has more
+            axes than this, or clients that only fill a place, see `fl.simulation.sharding`.
         indices: int [cohort, step, batch], into the training set.
         weights: [cohort, batch], see `fl.data.sampling.Schedule`.
         deviates: bool [cohort], who deviates from the protocol; None for nobody.
@@ -168,8 +171,9 @@ class Rounds(NamedTuple):
 
     Attributes:
         init_clients: (params, number of clients) -> `State.clients`.
-        one_round: (state, samples, `Cohort`, number of clients in the federation) -> (state, mean
-            loss over clients and steps). Under a vmapped `Mapper` the caller compiles it.
+        one_round: (state whose clients are those of the cohort, samples, `Cohort`, how many they
+            are, number of clients in the federation) -> (state, mean loss over clients and steps).
+            Under a vmapped `Mapper` the caller compiles it.
     """
 
     init_clients: Callable
@@ -178,7 +182,7 @@ class Rounds(NamedTuple):
 
 # Runs that differ in their seed alone share what is compiled.
 @lru_cache
-def build(work: Work, mapper: Mapper) -> Rounds:
+def build(work: Work, mapper: Mapper | Sharded) -> Rounds:
     """Build rounds in which every client keeps a state of its own."""
     algorithm, aggregator = work.algorithm, work.aggregator
 
@@ -186,9 +190,9 @@ def build(work: Work, mapper: Mapper) -> Rounds:
 
     def step(common, state, local, client, indices, weights, deviates):
         received, samples, key, number = common
-        minibatch = (*samples.take(indices), weights, step_key(key, client, number), deviates)
-        local, state, loss = work.local_step(received, local, state, *minibatch)
-        return (), loss, (local, state)
+        minibatch = (*samples.take(indices[number]), weights, step_key(key, client, number))
+        local, state, loss = work.local_step(received, local, state, *minibatch, deviates)
+        return (), mapper.present(client, loss), (local, state)
 
     def last_step(common, state, local, before, client, *minibatch):
         received, _, key, number = common
@@ -197,64 +201,67 @@ def build(work: Work, mapper: Mapper) -> Rounds:
         message_key = step_key(key, 0 if work.shared_noise else client, number + 1)
         message, state = work.message(received, local, state, before, message_key, minibatch[-1])
         # A sum takes less memory than all messages, where a sum is all that is wanted.
-        return ((), (message, loss), state) if aggregator is None else (message, ((), loss), state)
+        if aggregator is None:
+            return (), (mapper.present(client, message), loss), state
+        return message, ((), loss), state
 
     # What the server does.
 
-    def nothing_received(state, count):
+    def nothing_received(state, clients):
         message = work.example_message(state.params)
         some, none = (message, ()) if aggregator else ((), message)
-        return mapper.nothing(some, (none, jnp.zeros(())), count)
+        return mapper.nothing(some, (none, jnp.zeros(())), len(clients))
 
     def serve(state, message, memory, count, registered):
         key = step_key(state.key, registered, 0)
         params, server = work.serve(state, message, memory, count / registered, key)
         return State(params, server, (), next_key(state.key), memory)
 
-    def aggregate_and_serve(state, messages, count, registered):
-        message, memory = work.aggregate(messages, state.memory, count)
-        return serve(state, message, memory, count, registered)
+    def aggregate_and_serve(state, total, taken, registered, count):
+        # The number of clients is there twice: as one that is divided by, and as a shape.
+        messages, (sum_, loss) = mapper.across(total, count)
+        total = messages if aggregator else sum_
+        message, memory = work.aggregate(total, state.memory, taken)
+        return serve(state, message, memory, taken, registered), loss
 
     step_all, last_step_all = map(mapper.accumulate, (step, last_step))
-    start_receiving = mapper.compile(nothing_received, static_argnums=1)
-    finish_on_host = mapper.compile(serve, donate_argnums=0)
-    finish = mapper.compile(aggregate_and_serve, donate_argnums=0)
+    start_receiving = mapper.compile(nothing_received, common=(0,), gives_members=True)
+    receive = mapper.compile(mapper.across, common=(1,), static_argnums=(1,))
+    everything = (0, 1, 2, 3, 4)
+    finish_on_host = mapper.compile(serve, common=everything, donate_argnums=0)
+    finish = mapper.compile(
+        aggregate_and_serve, common=(0, 2, 3), donate_argnums=0, static_argnums=(4,)
+    )
 
-    def one_round(state, samples, cohort, registered):
-        clients, indices, weights, deviates = cohort
-        count, steps, _ = indices.shape
-        everyone, state = state.clients, state._replace(clients=())
+    def one_round(state, samples, cohort, count, registered):
+        own, state = state.clients, state._replace(clients=())
+        steps = cohort.indices.shape[-2]
 
         # The server broadcasts the parameters, from which each client of the cohort sets out.
         received = algorithm.broadcast(state.params, state.server)
-        local, own = mapper.same(state.params, count), mapper.take(everyone, clients)
+        local = mapper.same(state.params, count)
         before = mapper.copy(own) if work.deviate and steps > 1 else None
 
         # Each takes its local steps; with the last one it sends its message.
-        def of_step(number):
-            common = received, samples, state.key, number
-            return common, (clients, indices[:, number], weights, deviates)
-
         def take_step(number, carry):
             local, own, total = carry
-            common, minibatches = of_step(number)
-            total, kept = step_all(common, own, total, local, *minibatches)
+            common = received, samples, state.key, number
+            total, kept = step_all(common, own, total, local, *cohort)
             return *mapper.unzip(kept), total
 
-        messages, (sum_, loss) = start_receiving(state, count)
+        messages, (sum_, loss) = start_receiving(state, cohort.clients)
         local, own, (_, loss) = mapper.loop(take_step, (local, own, ((), loss)), steps - 1)
-        common, minibatches = of_step(steps - 1)
-        total = messages, (sum_, loss)
-        total, own = last_step_all(common, own, total, local, before, *minibatches)
-        messages, (sum_, loss) = total
+        common = received, samples, state.key, steps - 1
+        total, own = last_step_all(common, own, (messages, (sum_, loss)), local, before, *cohort)
 
         # The server makes one message of them all, and steps along it.
         if aggregator and aggregator.on_host:
+            messages, (_, loss) = receive(total, count)
             got = jax.device_get((messages, state.memory, received))
             state = finish_on_host(state, *aggregator.aggregate(*got), count, registered)
         else:
-            state = finish(state, messages if aggregator else sum_, count, registered)
-        return state._replace(clients=mapper.put(everyone, clients, own)), loss / (count * steps)
+            state, loss = finish(state, total, count, registered, count)
+        return state._replace(clients=own), loss / (count * steps)
 
     def init_clients(params, count):
         return mapper.repeat(jax.jit(algorithm.init_client)(params), count)
