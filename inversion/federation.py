@@ -1,5 +1,6 @@
 """The federations that are attacked: training up to the attack."""
 
+import copy
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -30,7 +31,6 @@ from fl.experiment.program import (
 )
 from fl.simulation import (
     algorithms,
-    checkpoint,
     clip_and_noise,
     engine,
     models,
@@ -96,12 +96,15 @@ def train(
     """
     seed = sampling.run_seed(of.seed)
     dataset, samples = load(of.dataset, data_dir)
-    parts = partition.latent_dirichlet(
-        dataset.train_labels, of.clients, np.random.default_rng(seed), of.alpha
-    )
+    rng = np.random.default_rng(seed)
+    parts = partition.latent_dirichlet(dataset.train_labels, of.clients, rng, of.alpha)
+    cohort = sampling.cohort(of.overrides.participation, of.clients, rng)
     # In this experiment every client draws with a seed of its own.
     seeds = [seed + client for client in range(len(parts))]
-    start_sampler = partial(sampling.MinibatchSampler, parts, of.batch_size, seeds)
+
+    def start_sampler():
+        return sampling.MinibatchSampler(parts, of.batch_size, seeds, copy.deepcopy(cohort))
+
     sampler, work = start_sampler(), work_of(of)
     federation = engine.start(
         work,
@@ -111,6 +114,7 @@ def train(
         of.local_steps,
         keep_clients=True,  # an attack on a client looks at its own moments
         seed=seed,
+        rest=cohort is not None,
     )
     plan = run.Plan(of.rounds, of.local_steps, evaluate_every(of))
     without_last = of.batch_size if of.departures.last_batch else None
@@ -146,12 +150,15 @@ def one_more_step(trained: Trained, of: Run) -> tuple[Observation, Truth]:
         of: of which the round of the attack and the departures matter.
     """
     sampler, state = _stand(trained, of.rounds_before)
-    indices = sampler.draw(1, 1).indices[0, :, 0]
+    drawn = sampler.draw(1, 1)
+    who, indices, weights = drawn.clients[0], drawn.indices[0, :, 0], sampler.weights
+    if of.overrides.participation:  # the server sees those who take part
+        state, weights = state._replace(clients=state.clients.take(who)), weights[who]
     seen = trained.work, state, trained.samples, indices
     if of.departures.stale_update and trained.work.algorithm.sends == algorithms.UPDATES:
         later = sampler.draw(1, 1).indices[0, :, 0]
-        return observe_stale(*seen, later, sampler.weights, of.departures.hardened_stale)
-    return observe(*seen, sampler.weights)
+        return observe_stale(*seen, later, weights, of.departures.hardened_stale)
+    return observe(*seen, weights)
 
 
 def watch_window(trained: Trained, of: Run, watched: Sequence[int]) -> tuple[Window, np.ndarray]:
@@ -189,11 +196,8 @@ def _stand(trained, done):
     """Sampler and state after some rounds; after all of them for None."""
     if done is None:
         return trained.sampler, trained.outcome.state
-    state, _ = checkpoint.load(trained.copies[done], like=trained.outcome.state)
     sampler = trained.start_sampler()
-    for _ in range(done):
-        sampler.draw(1, trained.public.local_steps)
-    return sampler, state
+    return sampler, run.stand(trained.copies[done], trained.outcome.state, sampler)
 
 
 def protect_of(of: Run) -> Callable | None:

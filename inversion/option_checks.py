@@ -28,6 +28,7 @@ def check(options: Options, parser: ArgumentParser) -> None:
     _check_pictures(options, parser)
     _check_windows(options, parser)
     _check_dp(options, parser)
+    _check_participation(options, parser)
     tasks = [
         (*task, attack)
         for task in itertools.product(options.dataset, options.model, options.algorithm)
@@ -107,6 +108,25 @@ def _check_dp(options, parser):
         parser.error("argument --dp-epsilon: the published clip bounds no update; give --dp")
     if options.private and set(options.protect) != {NONE}:
         parser.error("argument --protect: not with --dp or --dp-epsilon, which change the moments")
+
+
+def _check_participation(options, parser):
+    if options.participation is None:
+        return
+    if any(ATTACKS[name].watches for name in options.attack):
+        parser.error(
+            "argument --participation: attacks that watch several rounds follow every client "
+            "through all of them"
+        )
+    if options.private:
+        parser.error(
+            "argument --participation: the noise of --dp and --dp-epsilon is reckoned for all "
+            "clients in every round"
+        )
+    if options.as_published.stale_update:
+        parser.error(
+            "argument --participation: stale-update holds each client against its next minibatch"
+        )
 
 
 def _check_pictures(options, parser):

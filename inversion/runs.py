@@ -30,6 +30,7 @@ class Overrides(runs.Overrides):
         attack_steps: of an attack at most, at least 1.
         attack_clients: the first so many clients are attacked one by one, at least 0.
         shared_noise: True for clients that all add the same noise.
+        participation: fraction of the clients in a round, above 0 and below 1; None for all.
     """
 
     pgd_step: float | None = None
@@ -39,6 +40,7 @@ class Overrides(runs.Overrides):
     attack_steps: int | None = None
     attack_clients: int | None = None
     shared_noise: bool | None = None
+    participation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Run:
     Attributes:
         dataset: a name of `fl.data.datasets`.
         model: a key of `fl.simulation.models.MODELS`.
-        clients: how many, all of which take part in every round; at least 1.
+        clients: how many, at least 1.
         algorithm: as `algorithm_label` writes it, such as dp_fedavg or secadam_perturbed.
         attack: a key of `attacks.ATTACKS`.
         clip: L2 norm that each client's message is clipped to, above 0; None without privacy.

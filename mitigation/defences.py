@@ -56,6 +56,7 @@ class Defence:
         needs_messages: whether the server must see single messages in the clear, which secure
             aggregation denies it: then SecAdam is no longer private.
         takes_eps: whether it is PGD with a box, so that runs are made for each eps.
+        follows_clients: whether it compares what all clients sent in every round so far.
     """
 
     title: str
@@ -64,6 +65,7 @@ class Defence:
     clients: Callable[[int], int] = lambda tolerated: 1
     needs_messages: bool = False
     takes_eps: bool = False
+    follows_clients: bool = False
 
 
 def _aggregator(title, build, **facts):
@@ -106,7 +108,9 @@ DEFENCES = {
     "geometric_median": _aggregator(
         "Geometric median", lambda setting: robust_aggregation.geometric_median()
     ),
-    "foolsgold": _aggregator("FoolsGold", lambda setting: robust_aggregation.foolsgold()),
+    "foolsgold": _aggregator(
+        "FoolsGold", lambda setting: robust_aggregation.foolsgold(), follows_clients=True
+    ),
 }
 
 

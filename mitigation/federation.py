@@ -80,11 +80,11 @@ def train(run: Run, data_dir: Path | None, results_path: Path, evaluate_every: i
     except ValueError as error:
         raise UnusableError(f"argument -d/--dataset: {error}") from error
     samples = backdoor.with_triggers(samples)
-    parts = partition.latent_dirichlet(
-        dataset.train_labels, run.clients, np.random.default_rng(seed), run.alpha
-    )
+    rng = np.random.default_rng(seed)
+    parts = partition.latent_dirichlet(dataset.train_labels, run.clients, rng, run.alpha)
+    cohort = sampling.cohort(run.overrides.participation, run.clients, rng)
     # In this experiment all clients draw with generators of the same seed.
-    sampler = sampling.MinibatchSampler(parts, run.batch_size, [seed] * len(parts))
+    sampler = sampling.MinibatchSampler(parts, run.batch_size, [seed] * len(parts), cohort)
     start = partial(
         engine.start,
         params=initial_params(run.model, samples, seed),
@@ -93,6 +93,7 @@ def train(run: Run, data_dir: Path | None, results_path: Path, evaluate_every: i
         local_steps=run.local_steps,
         keep_clients=True,  # an adversary's message and state are its own
         seed=seed,
+        rest=cohort is not None,
     )
     without_last = run.batch_size if run.departures.last_batch else None
     evaluated = run.dataset, data_dir, run.model, without_last

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import partial
 
 import recording
-from attacks import ATTACKS
 from certificate import certify, vote
 from federation import UnusableError, before_attack, rounds_of, train
 from options import Options, check, grid, resolve
@@ -62,7 +61,7 @@ def run_attacks(options: Options, runs: list[Run]) -> None:
     clean = train(runs[0], options.data_dir, **kept)
     for same in alike(runs, rounds_of):
         attacked = attack(same[0], clean, **kept)
-        certifies = ATTACKS[same[0].attack].certifies and not attacked.diverged
+        certifies = same[0].delta is not None and not attacked.diverged
         began = time.perf_counter()
         ballot = vote(same[0], attacked.state.params, clean.dataset) if certifies else None
         seconds = {

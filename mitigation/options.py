@@ -14,6 +14,7 @@ from federation import tolerated
 from hypotheses import HYPOTHESES
 from runs import DEPARTURES, Overrides, Run
 
+from fl.data.sampling import cohort_size
 from fl.experiment.departures import Departures, variant
 from fl.experiment.options import choice, number, option
 from fl.experiment.program import CommonOptions, as_published
@@ -198,6 +199,7 @@ def check(options: Options, parser: ArgumentParser) -> None:
         )
     if options.error is not None and options.error >= 1:
         parser.error("argument --error: a probability is below 1")
+    _check_participation(options, parser)
     for run in grid(options):
         if run.adversaries is not None and run.adversaries > run.clients:
             parser.error(
@@ -210,9 +212,33 @@ def check(options: Options, parser: ArgumentParser) -> None:
                 "rounded, are none to attack: take more clients, or give --adversaries"
             )
         try:
-            check_clients(run.defence, run.clients, tolerated(run))
+            in_a_round = cohort_size(options.participation, run.clients)
+            check_clients(run.defence, in_a_round, tolerated(run))
         except ValueError as error:
             parser.error(f"argument --defence: {error}, see --tolerated")
+
+
+def _check_participation(options, parser):
+    if options.participation is None:
+        return
+    for name in options.attack:
+        if not ATTACKS[name].lasts and ATTACKS[name].adversaries:
+            parser.error(
+                f"argument --participation: the {ATTACKS[name].title.removeprefix('a ')} has a "
+                "single round, in which its adversary may not be drawn"
+            )
+    for name in options.defence:
+        for entry in parts(name):
+            if entry.follows_clients:
+                parser.error(
+                    f"argument --participation: {entry.title} compares what all clients sent in "
+                    "every round"
+                )
+    if options.delta is not None:
+        parser.error(
+            "argument --participation: certificates are about rounds of all clients: leave --delta "
+            "out"
+        )
 
 
 def grid(options: Options) -> Iterator[Run]:
@@ -255,8 +281,10 @@ def _boxes_and_radii(options, attack, takes_eps):
     if options.as_published.delta:
         radii = options.eps or (PUBLISHED_DELTA,)
         pairs = [(eps if takes_eps else None, own) for eps, own in zip(boxes, radii, strict=True)]
-    if options.delta is not None or not ATTACKS[attack].certifies:
-        delta = options.delta if ATTACKS[attack].certifies else None
+    # A certificate is about rounds of all clients.
+    certifies = ATTACKS[attack].certifies and options.participation is None
+    if options.delta is not None or not certifies:
+        delta = options.delta if certifies else None
         pairs = dict.fromkeys((eps, delta) for eps, _ in pairs)
     return pairs
 

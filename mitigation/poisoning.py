@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from backdoor import FIRST_PART, PARTS, SOURCE, WHOLE
 
+from fl.data import generators
 from fl.data.catalogue import DATASETS
 from fl.data.sampling import MinibatchSampler, Schedule
 
@@ -163,3 +164,16 @@ class AdversarialSampler:
         for client, size in zip(poison.adversaries, sizes, strict=True):
             weights[client] = (np.arange(weights.shape[1]) < size) / np.float32(size)
         return schedule._replace(indices=indices, weights=weights, deviates=deviates)
+
+    def state(self) -> dict:
+        """Where the generators stand, for `restore`, as of `MinibatchSampler`."""
+        return {"honest": self._sampler.state(), "poison": generators.states(self._drawing())}
+
+    def restore(self, state: dict) -> None:
+        """Go on from where another one of the same arguments stood."""
+        self._sampler.restore(state["honest"])
+        generators.restore(self._drawing(), state["poison"])
+
+    def _drawing(self):
+        """The adversaries' generators, each once."""
+        return list({id(rng): rng for rng in self._rngs}.values())

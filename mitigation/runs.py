@@ -29,6 +29,7 @@ class Overrides(runs.Overrides):
         error: probability with which each bound on the votes may be wrong, in (0, 1).
         bound: on the votes, one of `crfl.BOUNDS`.
         scale_factor: by which certificates take adversaries' uploads to be scaled, above 0.
+        participation: fraction of the clients in a round, above 0 and below 1; None for all.
     """
 
     pgd_step: float | None = None
@@ -42,6 +43,7 @@ class Overrides(runs.Overrides):
     error: float | None = None
     bound: str | None = None
     scale_factor: float | None = None
+    participation: float | None = None
 
 
 @dataclass(frozen=True)

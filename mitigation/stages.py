@@ -4,8 +4,6 @@ import copy
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import poisoning
 from attacks import ATTACKS
@@ -14,6 +12,7 @@ from runs import Run, describe
 
 from fl.data import sampling
 from fl.experiment.program import checkpoint_path
+from fl.simulation.engine import copied
 from fl.simulation.rounds import State
 from fl.simulation.run import Evaluation, Plan
 from fl.simulation.run import train as run_rounds
@@ -65,7 +64,7 @@ class _Stages:
         self._results_path, self._every = results_path, evaluate_every
         self._sampler = copy.deepcopy(clean.sampler)
         self._rngs = _generators(run)
-        self._state = jax.tree.map(jnp.copy, clean.outcome.state)
+        self._state = copied(clean.outcome.state)
         self._history = list(clean.outcome.history)
         self._diverged = clean.outcome.diverged
         self._checkpoints = []

@@ -63,20 +63,23 @@ def train_federation(run: Run, plan: Plan, data_dir: Path | None, saved: Path) -
     """
     seed = sampling.run_seed(run.seed)
     dataset, samples = load(run.dataset, data_dir)
+    rng = np.random.default_rng(seed)
     parts = partition.PARTITIONS[run.partition](
         dataset.train_labels,
         run.clients,
-        np.random.default_rng(seed),
+        rng,
         **({"alpha": run.alpha} if run.alpha else {}),
     )
     # In this experiment all clients draw with generators of the same seed.
-    sampler = sampling.MinibatchSampler(parts, run.batch_size, [seed] * len(parts))
+    cohort = sampling.cohort(run.overrides.participation, run.clients, rng)
+    sampler = sampling.MinibatchSampler(parts, run.batch_size, [seed] * len(parts), cohort)
     todo = work(run.model, run.algorithm, run.local_steps, run.departures, run.overrides)
     secure = secure_aggregation(run, seed) if run.aggregation == "protocol" else None
     if secure:
         todo = todo._replace(aggregator=secure.aggregator())
     params = initial_params(run.model, samples, seed)
-    federation = engine.start(todo, params, samples, run.clients, run.local_steps)
+    rest = cohort is not None
+    federation = engine.start(todo, params, samples, run.clients, run.local_steps, rest=rest)
     without_last = run.batch_size if run.departures.last_batch else None
     scores = {"accuracy": evaluator(run.dataset, data_dir, run.model, without_last)}
     stop = until_accuracy(run.convergence)
@@ -109,4 +112,5 @@ def work(
 def secure_aggregation(run: Run, seed: int) -> Protocol:
     """The protocol, as a run asks for it."""
     neighbours, drop_out = run.overrides.neighbours or ALL, run.overrides.drop_out or 0.0
-    return Protocol(Settings(run.clients, neighbours, drop_out, seed, run.ratio))
+    clients = sampling.cohort_size(run.overrides.participation, run.clients)
+    return Protocol(Settings(clients, neighbours, drop_out, seed, run.ratio))

@@ -13,6 +13,7 @@ from secagg.graph import ALL, AUTO, LEAST_SECURITY_BITS, degree_of, leak_bound
 
 from fl.data import partition
 from fl.data.catalogue import DATASETS
+from fl.data.sampling import cohort_size
 from fl.experiment.departures import Departures, variant
 from fl.experiment.options import choice, number, option
 from fl.experiment.program import CommonOptions, as_published
@@ -149,10 +150,10 @@ def check(options: Options, parser: ArgumentParser) -> None:
             )
     if options.drop_out is not None and options.drop_out >= 1:
         parser.error("argument --drop-out: a probability is below 1, or nobody would be left")
-    if secure and options.clients < 2:
+    if secure and cohort_size(options.participation, options.clients) < 2:
         parser.error(
-            "argument -n/--num-clients: secure aggregation takes at least two clients; a single "
-            "one can only sum in the clear, with --efficient"
+            "argument -n/--num-clients: secure aggregation takes at least two clients in a round; "
+            "a single one can only sum in the clear, with --efficient"
         )
     if secure and options.mapping == VMAP:
         parser.error(
@@ -174,7 +175,7 @@ def check(options: Options, parser: ArgumentParser) -> None:
 
 def _check_neighbours(options, parser):
     """Refuse a K that cannot be, or that promises too little."""
-    clients, asked = options.clients, options.neighbours
+    clients, asked = cohort_size(options.participation, options.clients), options.neighbours
     if not isinstance(asked, int):
         if options.insecure_neighbours:
             parser.error("argument --insecure-neighbours: it is about --neighbours K: give a K")

@@ -6,7 +6,8 @@ them, `coding` says.
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import coding
@@ -33,7 +34,7 @@ class Settings(NamedTuple):
     """How a federation runs the protocol.
 
     Attributes:
-        clients: n.
+        clients: n, those in a round.
         neighbours: with how many others a client deals, see `secagg.graph.build`.
         drop_out: probability with which a client vanishes in a round, at a random stage.
         seed: of who drops out, and of the clients' places in the circle of neighbours.
@@ -51,19 +52,18 @@ class Protocol:
     """All rounds of a federation under secure aggregation, and what they took."""
 
     def __init__(self, settings: Settings):
-        """Register the clients' keys."""
+        """Set up; a client's key is registered before the first round that it is in."""
         self._settings = settings
-        self._signing = {n: Ed25519PrivateKey.generate() for n in range(settings.clients)}
-        self._registered = {n: key.public_key() for n, key in self._signing.items()}
+        self._keys = defaultdict(Ed25519PrivateKey.generate)
         self._spent = Counter()
         self._played: set[int] = set()
 
     def aggregator(self) -> Aggregator:
         """The protocol as an aggregator; it remembers the rounds so far, and if the last counts."""
 
-        def aggregate(messages, memory, received):
+        def aggregate(messages, memory, received, who):
             number, _ = memory
-            message, accepted = self._play(messages, int(number), received)
+            message, accepted = self._play(messages, int(number), received, who)
             return message, (np.int32(number + 1), np.bool_(accepted))
 
         def init(message, clients):
@@ -93,8 +93,13 @@ class Protocol:
             return columns
         return columns | {name: spent[name] for name in ("clipped", "dropped", "abandoned")}
 
-    def _play(self, messages: PyTree, number: int, received: PyTree) -> tuple[PyTree, bool]:
-        """One round -> (mean message of the survivors, whether there is one)."""
+    def _play(
+        self, messages: PyTree, number: int, received: PyTree, who: Sequence[int]
+    ) -> tuple[PyTree, bool]:
+        """One round of some clients -> (mean message of the survivors, whether there is one).
+
+        In it, clients go by their places.
+        """
         if number in self._played:
             raise ValueError(f"round {number} has been played: masks must not be used again")
         self._played.add(number)
@@ -103,9 +108,10 @@ class Protocol:
             # What is no number cannot be sent. The run ends as it would in the clear.
             return coded.none(), True
         try:
-            parameters = self._parameters(number, coded, received)
+            signing = {place: self._keys[int(client)] for place, client in enumerate(who)}
+            parameters = self._parameters(number, coded, received, signing)
             result = runner.play(
-                *(parameters, self._signing, coded.vector, self._dropping(number)),
+                *(parameters, signing, coded.vector, self._dropping(number)),
                 coded.finish if coded.sealed else None,
             )
         except TooFewError:
@@ -115,12 +121,12 @@ class Protocol:
         self._spent["clipped"] += coded.clipped
         return coded.mean(result.total, len(result.survivors), result.answer), True
 
-    def _parameters(self, number, coded, received):
+    def _parameters(self, number, coded, received, signing):
         clients, seed, degree = self._settings.clients, self._settings.seed, self._degree()
         places = [seed, number, 0]
         return Parameters(
             number,
-            self._registered,
+            {place: key.public_key() for place, key in signing.items()},
             graph.harary(clients, degree, places) if degree else graph.everyone(clients),
             coded.entries,
             coded.common,

@@ -24,6 +24,7 @@ class Overrides(runs.Overrides):
         drop_out: under the protocol, probability with which a client vanishes in a round.
         neighbours: under the protocol, with how many others a client deals: a number, "all" or
             "auto".
+        participation: fraction of the clients in a round, above 0 and below 1; None for all.
     """
 
     hardening: str | None = None
@@ -33,6 +34,7 @@ class Overrides(runs.Overrides):
     evaluate_every: int | None = None
     drop_out: float | None = None
     neighbours: str | int | None = None
+    participation: float | None = None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ WATCHED = (
 PROTECTED = f"{WATCHED[:-4]}14 --attack-clients 0 --protect sign"
 AGGREGATES = "--aggregates -n 2 -r 14 --window 8 --attack-steps 3"
 HEAT_MAPS = "--gradcams -m cnn1 -o adam -n 2 -b 2 -r 1"
+SOME = f"-o ours --attack representation --participation 0.5 {SMALL}"
 # The space makes it another command line.
 PICTURES = [DRAWN, f"{DRAWN} ", HEAT_MAPS, AGGREGATES]
 
@@ -91,6 +92,15 @@ def test_every_attack_gets_a_row_and_attacks_on_one_training_share_it(frame):
     for score in ("psnr", "ssim", "cosine", "global_psnr", "labels_recovered", "final_accuracy"):
         assert frame[score].notna().all()
     assert frame.labels_recovered.between(0, 1).all()
+
+
+def test_those_who_take_part_in_the_attacked_round_are_attacked(tmp_path):
+    path = tmp_path / "results.csv"
+    ((status, said),) = outcomes(FOLDER, path, [SOME]).values()
+    assert status == 0, said
+    (row,) = results.read(path).to_dict("records")
+    assert row["overrides"].endswith("participation=0.5")
+    assert np.isfinite([row["psnr"], row["global_psnr"], row["final_accuracy"]]).all()
 
 
 def test_published_command_line_with_dp_runs_unchanged(frame):
@@ -176,6 +186,9 @@ def test_pictures_are_drawn_once_and_leave_no_rows_and_no_checkpoints(made, fram
 
 
 REFUSED = {
+    "--participation 0.5 -o ours --attack adaptive": "argument --participation: attacks that watch",
+    "--participation 0.5 --dp 1 0.1": "argument --participation: the noise of --dp",
+    "--participation 0.5 --as-published": "argument --participation: stale-update",
     "--idlg -b 2": "--idlg",
     "--as-published=masks": "choose from stale-update, hardened-stale, dp-clip, moments",
     "--as-published=hardened-stale": "argument --as-published: hardened-stale is a part of",

@@ -34,6 +34,7 @@ COMMANDS = {
     "unattackable": f"{SMALL} -d fashion_mnist --data-dir DATA",
     "interrupted": f"{SMALL} {LAX}",
     "resumed": f"{SMALL} {LAX}",
+    "some": f"{SMALL} {LAX} --participation 0.5",
     "skipped": f"{SMALL} {LAX} --attack {' '.join(ATTACKS)} --skip-done",
 }
 # Where a command finds the results of another one.
@@ -293,6 +294,14 @@ def test_interrupted_run_goes_on_where_it_was(session, whole):
         assert again[column] == row[column]
 
 
+def test_adversaries_attack_in_the_rounds_that_they_are_drawn_for(session, whole):
+    (row,) = frame(session, "some").to_dict("records")
+    assert "participation=0.5" in row["overrides"]
+    assert np.isfinite([row["final_accuracy"], row["final_asr"]]).all()
+    assert np.isnan(row["certified_accuracy"])  # which would be about rounds of all clients
+    assert row["final_accuracy"] != of(whole.frame, attack="continuous").iloc[0]["final_accuracy"]
+
+
 def test_checkpoints_are_gone_in_the_end(session, whole):
     folder = session["whole"].path.parent / ".checkpoints"
     assert not list(folder.iterdir())
@@ -304,6 +313,10 @@ def test_runs_that_are_there_are_skipped(session):
 
 
 REFUSED = {
+    "--participation 0.5 --attack one_shot": "argument --participation: the one-shot attack has",
+    "--participation 0.5 --defence foolsgold": "argument --participation: FoolsGold compares",
+    "--participation 0.5 --delta 0.1": "argument --participation: certificates are about",
+    "--participation 0.5 --defence trimmed_mean --tolerated 3": "needs at least 7 clients, got 5",
     "--start-round 12": "argument --start-round: 12 rounds before the attack leave none",
     "--adversaries 11": "argument --adversaries: 11 of 10 clients",
     "-n 1": "argument -n/--num-clients: 30% of 1 clients",

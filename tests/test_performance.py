@@ -38,6 +38,8 @@ COMMANDS = {
     "diverged": f"-a fedavg adam --client-rate 1e37 {SMALL}",
     "absent": f"-d cifar10 digits --data-dir FOLDER {SMALL}",
     "foreign": SMALL,
+    "some": f"-a secadam secagg {SMALL} --participation 0.3",
+    "everybody": f"-a fedavg {SMALL} --participation 1",
 }
 # Where a command finds the results of another one.
 RESULTS = {"overridden": "plain", "again": "plain"}
@@ -64,6 +66,27 @@ def frame(session, name):
     done = session[name]
     assert done.status == 0, done.said
     return results.read(done.path)
+
+
+def test_clients_that_take_part_form_the_round(session):
+    rows = frame(session, "some")
+    assert rows["overrides"].tolist() == ["participation=0.3"] * 2
+    assert (rows["status"] == "ok").all()
+    # A client of three shares secrets with two others, one of ten with nine.
+    more = frame(session, "masked")["sent_bytes"].iloc[0]
+    assert 0 < rows["sent_bytes"].iloc[1] < more
+
+
+def test_participation_of_1_is_the_run_without_the_option(session):
+    one, other = frame(session, "everybody"), frame(session, "plain")
+    other = other[other["overrides"].isna()]
+    assert one["overrides"].isna().all()
+    assert one["final_accuracy"].tolist() == other["final_accuracy"].tolist()[:1]
+    histories = [
+        results.read(results.history_path(session[name].path)) for name in ("everybody", "plain")
+    ]
+    losses = [each[each["overrides"].isna()]["loss"].tolist()[:2] for each in histories]
+    assert losses[0] == losses[1]
 
 
 def test_every_combination_gets_a_row_and_its_history(session):
@@ -181,6 +204,11 @@ REFUSED = {
     "-m vgg": "choose from softmax, lenet, cnn1, cnn2",
     "-a fedsgd": "choose from fedavg, adam, fedadam, secagg, secadam, secadam_fedadam, fedprox",
     "-a secagg -n 1": "at least two clients",
+    "-a secagg --participation 0.1": "at least two clients in a round",
+    "--participation 1.5": "argument --participation: needs a number above 0 and at most 1",
+    "--participation 0": "argument --participation: needs a number above 0 and at most 1",
+    "--mapping pmap": "argument --mapping: unknown 'pmap': choose from auto, loop, vmap, sharded",
+    "-a secadam --mapping vmap": "argument --mapping: vmap: under secure aggregation",
     "-a secadam --neighbours 5": "argument --neighbours: needs auto, all or an even number",
     "-a secadam --neighbours 10": "argument --neighbours: each of 10 clients",
     "-a secadam -n 100 --neighbours 10": "one sum with a probability of up to 1 a round",

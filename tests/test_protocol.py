@@ -28,7 +28,7 @@ from fl.simulation.rounds import Work
 from fl.simulation.training import Samples, sample_losses
 
 CLIENTS, BATCH, SIDE = 5, 4, 4
-NOTHING = Broadcast({})
+NOTHING, EVERYONE = Broadcast({}), range(CLIENTS)
 SECURE = ("secagg", "secadam", "secadam_fedadam")
 
 
@@ -100,7 +100,7 @@ def moments(clients, entries, seed):
 def test_the_ratio_is_within_the_bound_of_quantisation(seed, ratio_by):
     sent = moments(CLIENTS, 2000, seed)
     aggregator = Protocol(settings(ratio=ratio_by)).aggregator()
-    got, memory = aggregator.aggregate(sent, aggregator.init(None, CLIENTS), NOTHING)
+    got, memory = aggregator.aggregate(sent, aggregator.init(None, CLIENTS), NOTHING, EVERYONE)
     assert bool(aggregator.accepts(memory))
     m, v = (np.asarray(part["w"], np.float64).mean(0) for part in sent)
     ratio = m / np.sqrt(v)
@@ -128,7 +128,7 @@ def test_updates_beyond_the_clip_range_are_counted():
     aggregator = secure.aggregator()
     update = np.zeros((CLIENTS, 3), np.float32)
     update[1] = (100, -100, 1)
-    got, _ = aggregator.aggregate({"w": update}, aggregator.init(None, CLIENTS), NOTHING)
+    got, _ = aggregator.aggregate({"w": update}, aggregator.init(None, CLIENTS), NOTHING, EVERYONE)
     limit = coding.UPDATE_CLIP / CLIENTS
     np.testing.assert_allclose(got["w"], [limit, -limit, 1 / CLIENTS], rtol=1e-6)
     assert secure.summary(1)["clipped"] == 2
@@ -150,7 +150,8 @@ def test_rounds_without_dealers_are_abandoned():
     aggregator, update = secure.aggregator(), np.ones((9, 3), np.float32)
     memory = aggregator.init(None, 9)
     for _ in range(40):
-        got, memory = aggregator.aggregate(Moments({"w": update}, {"w": update}), memory, NOTHING)
+        sent = Moments({"w": update}, {"w": update})
+        got, memory = aggregator.aggregate(sent, memory, NOTHING, range(9))
         if bool(aggregator.accepts(memory)):
             np.testing.assert_allclose(got.m["w"] / np.sqrt(got.v["w"]), 1, rtol=1e-6)
     assert 0 < secure.summary(40)["abandoned"] < 40
@@ -159,9 +160,9 @@ def test_rounds_without_dealers_are_abandoned():
 def test_no_round_is_played_twice():
     aggregator = Protocol(settings()).aggregator()
     update, memory = {"w": np.zeros((CLIENTS, 3), np.float32)}, aggregator.init(None, CLIENTS)
-    aggregator.aggregate(update, memory, NOTHING)
+    aggregator.aggregate(update, memory, NOTHING, EVERYONE)
     with pytest.raises(ValueError, match="round 0 has been played"):
-        aggregator.aggregate(update, memory, NOTHING)
+        aggregator.aggregate(update, memory, NOTHING, EVERYONE)
 
 
 @pytest.mark.parametrize("ratio", [MASKED, COMMITTEE])
@@ -169,7 +170,7 @@ def test_second_moments_that_are_lost_lead_to_no_step(ratio):
     aggregator = Protocol(settings(ratio=ratio)).aggregator()
     nothing = {"w": np.zeros((CLIENTS, 3), np.float32)}
     got, _ = aggregator.aggregate(
-        Moments(nothing, nothing), aggregator.init(None, CLIENTS), NOTHING
+        Moments(nothing, nothing), aggregator.init(None, CLIENTS), NOTHING, EVERYONE
     )
     assert (got.m["w"] / np.sqrt(got.v["w"])).tolist() == [0, 0, 0]
 
@@ -221,7 +222,7 @@ def test_means_are_over_survivors():
     memory = aggregator.init(None, CLIENTS)
     seen = set()
     for _ in range(15):
-        got, memory = aggregator.aggregate(update, memory, NOTHING)
+        got, memory = aggregator.aggregate(update, memory, NOTHING, EVERYONE)
         if bool(aggregator.accepts(memory)):
             there = got["w"] > 0
             expected = update["w"].sum(0)[there] / there.sum()
@@ -241,7 +242,8 @@ def test_every_round_has_a_graph_of_its_own_for_as_many_as_drop_out(monkeypatch)
     secure = Protocol(settings(clients=100, neighbours=AUTO, drop_out=0.01))
     aggregator, memory = secure.aggregator(), secure.aggregator().init(None, 100)
     for _ in range(2):
-        _, memory = aggregator.aggregate({"w": np.zeros((100, 1), np.float32)}, memory, NOTHING)
+        sent = {"w": np.zeros((100, 1), np.float32)}
+        _, memory = aggregator.aggregate(sent, memory, NOTHING, range(100))
     assert seen[0] != seen[1]
     degree = graph.choose_degree(100, graph.most_gone(100, 0.01), 10)
     assert degree != graph.choose_degree(100, 10, 10)
@@ -262,7 +264,7 @@ def test_stages_take_what_clients_and_server_spent_on_them(monkeypatch):
     secure = Protocol(settings())
     aggregator = secure.aggregator()
     aggregator.aggregate(
-        {"w": np.zeros((CLIENTS, 1), np.float32)}, aggregator.init(None, CLIENTS), NOTHING
+        {"w": np.zeros((CLIENTS, 1), np.float32)}, aggregator.init(None, CLIENTS), NOTHING, EVERYONE
     )
     spent = secure.summary(1)
     assert spent["sent_bytes"] == spent["received_bytes"] == 10
@@ -312,5 +314,5 @@ def test_the_engine_hands_the_protocol_what_it_broadcast(monkeypatch):
 def test_neighbours_give_the_same_sum():
     update = {"w": np.random.default_rng(0).normal(size=(12, 7)).astype("float32")}
     aggregator = Protocol(settings(clients=12, neighbours=6)).aggregator()
-    got, _ = aggregator.aggregate(update, aggregator.init(None, 12), NOTHING)
+    got, _ = aggregator.aggregate(update, aggregator.init(None, 12), NOTHING, range(12))
     np.testing.assert_allclose(got["w"], update["w"].mean(0), rtol=1e-5, atol=1e-7)

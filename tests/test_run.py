@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fl.data.sampling import MinibatchSampler
+from fl.data.sampling import Cohort, MinibatchSampler
 from fl.simulation import algorithms, checkpoint, engine, pgd, run
 from fl.simulation.mapping import LOOP, MAPPINGS
 from fl.simulation.models import MODELS
@@ -25,8 +25,8 @@ def algorithm(request):
     return request.param
 
 
-def make(algorithm="fedavg", mapping=None, **rates):
-    """A small federation of random images, and a sampler at its start."""
+def make(algorithm="fedavg", mapping=None, cohort=None, **rates):
+    """A small federation of random images, of which so many take part; a sampler at its start."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, SIDE, SIDE, 1), dtype=np.uint8)
     labels = rng.integers(0, 10, 40, dtype=np.int32)
@@ -35,8 +35,11 @@ def make(algorithm="fedavg", mapping=None, **rates):
     losses = sample_losses(model)
     work = Work(algorithms.ALGORITHMS[algorithm](**rates), losses, pgd.pgd(losses, 1e-3))
     params = model.init(jax.random.key(0), samples.take(np.arange(1))[0])
-    sampler = MinibatchSampler(np.array_split(np.arange(40), CLIENTS), BATCH, [500] * CLIENTS)
-    return engine.start(work, params, samples, CLIENTS, 1, mapping), sampler
+    chosen = cohort and Cohort(cohort, np.random.default_rng(1))
+    parts, seeds = np.array_split(np.arange(40), CLIENTS), [500] * CLIENTS
+    sampler = MinibatchSampler(parts, BATCH, seeds, chosen)
+    rest = cohort is not None
+    return engine.start(work, params, samples, CLIENTS, 1, mapping, rest=rest), sampler
 
 
 def weight_sum(params):
@@ -104,9 +107,11 @@ def test_speed_is_of_the_rounds_after_the_first_and_without_evaluations(monkeypa
 def test_time_that_an_interrupted_process_spent_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
     saved = tmp_path / "run.npz"
-    first = run.train(*make(), SCORES, PLAN, saved=saved)
-    _, notes = checkpoint.load(saved, like=first.state)
-    checkpoint.save(saved, first.state, notes | {"wall_s": 1000.0})
+    save = checkpoint.save
+    monkeypatch.setattr(
+        checkpoint, "save", lambda path, kept, notes: save(path, kept, notes | {"wall_s": 1000.0})
+    )
+    run.train(*make(), SCORES, PLAN, saved=saved)
     assert 1000 <= run.train(*make(), SCORES, PLAN, saved=saved).wall_s < 1100
 
 
@@ -141,11 +146,13 @@ def test_parameters_that_overflow_in_the_last_round_count_as_diverged():
     assert outcome.history == []
 
 
+@pytest.mark.parametrize("cohort", [None, 2])
 @pytest.mark.parametrize("mapping", MAPPINGS)
-def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, tmp_path, monkeypatch):
+def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, cohort, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
     monkeypatch.setattr(engine, "SCANNED", 2)
-    whole = run.train(*make(algorithm, mapping), SCORES, PLAN)
+    asked = algorithm, mapping, cohort
+    whole = run.train(*make(*asked), SCORES, PLAN)
 
     saved = tmp_path / "kept" / "run.npz"
     evaluations = 0
@@ -158,11 +165,15 @@ def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, tmp_path, monke
         return weight_sum(params)
 
     with pytest.raises(Killed):
-        run.train(*make(algorithm, mapping), {"sum": accuracy}, PLAN, saved=saved)
+        run.train(*make(*asked), {"sum": accuracy}, PLAN, saved=saved)
     # Before the evaluation after round 8, so some rounds were saved and some must be run again.
-    resumed = run.train(*make(algorithm, mapping), {"sum": accuracy}, PLAN, saved=saved)
+    federation, sampler = make(*asked)
+    drawn, draw = [], sampler.draw
+    sampler.draw = lambda rounds, steps: drawn.append(rounds) or draw(rounds, steps)
+    resumed = run.train(federation, sampler, {"sum": accuracy}, PLAN, saved=saved)
+    assert sum(drawn) < PLAN.rounds  # those that are done are not drawn again
     assert evaluations == 4  # the one after round 4 is not made again
-    assert bits(resumed.state.params) == bits(whole.state.params)
+    assert bits(resumed.state) == bits(whole.state)
     assert resumed.history == whole.history
 
 
@@ -223,12 +234,12 @@ def test_copies_are_kept_of_the_rounds_asked_for_and_change_nothing(tmp_path):
     assert bits(outcome.state) == bits(run.train(*make("secadam"), SCORES, PLAN).state)
     federation, sampler = make("secadam")
     state, _ = federation.run(federation.state, sampler.draw(3, 1))
-    copied, notes = checkpoint.load(copies[3], like=state)
-    assert notes["done"] == 3
-    assert bits(copied) == bits(state)
-    assert bits(checkpoint.load(copies[9], like=state)[0]) == bits(outcome.state)
+    _, other = make("secadam")
+    assert bits(run.stand(copies[3], state, other)) == bits(state)
+    assert bits(other.draw(2, 1)) == bits(sampler.draw(2, 1))
+    assert bits(run.stand(copies[9], state, other)) == bits(outcome.state)
     start = make("secadam")[0].state
-    assert bits(checkpoint.load(copies[0], like=start)[0]) == bits(start)
+    assert bits(run.stand(copies[0], start, other)) == bits(start)
 
 
 def test_a_checkpoint_beyond_a_copy_that_is_missing_is_not_used(tmp_path, monkeypatch):

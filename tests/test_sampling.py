@@ -5,8 +5,9 @@ import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
-from fl.data.sampling import MinibatchSampler, run_seed
+from fl.data.sampling import Cohort, MinibatchSampler, cohort, cohort_size, run_seed
 
 BATCH = 4
 # Samples of each client: fewer than a batch, as many, more.
@@ -86,6 +87,45 @@ def test_weights_make_a_mean_over_the_samples_that_are_there():
     assert sampler.weights.dtype == np.float32
     assert np.array_equal(sampler.weights, np.array(expected, np.float32))
     assert np.array_equal(sampler.draw(1, 1).weights, sampler.weights)
+
+
+def some(size=2, seed=0):
+    return Cohort(size, np.random.default_rng(seed))
+
+
+def test_each_client_is_drawn_as_often_as_the_fraction_says():
+    clients, rounds = 30, 2000
+    drawn = cohort(0.2, clients, np.random.default_rng(1)).draw(rounds, clients)
+    assert drawn.shape == (rounds, 6)
+    assert (np.diff(drawn, axis=1) > 0).all()  # ascending, nobody twice
+    counts = np.bincount(drawn.ravel(), minlength=clients)
+    assert chisquare(counts, np.full(clients, 0.2 * rounds)).pvalue > 0.01
+
+
+@pytest.mark.parametrize(("share", "size"), [(None, 7), (0.5, 4), (0.01, 1), (0.99, 7)])
+def test_a_fraction_of_the_clients_is_rounded_and_never_nobody(share, size):
+    assert cohort_size(share, 7) == size
+    chosen = cohort(share, 7, np.random.default_rng(0))
+    assert (chosen is None) == (share is None)
+
+
+def test_those_who_take_part_draw_as_they_would_alone():
+    drawn = MinibatchSampler(shares(), BATCH, range(5), some()).draw(30, 2)
+    for client in range(5):
+        own = drawn.indices[drawn.clients == client]
+        alone = MinibatchSampler(shares()[client : client + 1], BATCH, [client])
+        assert np.array_equal(own, alone.draw(len(own), 2).indices[:, 0])
+
+
+@pytest.mark.parametrize("chosen", [lambda: None, some])
+def test_a_sampler_goes_on_from_where_another_stood(chosen):
+    first = MinibatchSampler(shares(), BATCH, range(5), chosen())
+    first.draw(3, 2)
+    other = MinibatchSampler(shares(), BATCH, range(5), chosen())
+    other.draw(1, 1)
+    other.restore(first.state())
+    for one, another in zip(first.draw(9, 2), other.draw(9, 2), strict=True):
+        assert np.array_equal(one, another)
 
 
 @pytest.mark.parametrize(("seed", "value"), [(0, 500), (1, 503), (2, 506), (5, 516), (7, 522)])

@@ -67,7 +67,7 @@ def homogeneous(
 ) -> list[np.ndarray]:
     """Give every client all samples."""
     _check_enough(labels, clients, shared=True)
-    return [np.arange(len(labels)) for _ in range(clients)]
+    return [np.arange(len(labels))] * clients
 
 
 def iid(labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:

@@ -64,16 +64,24 @@ def choice(choices: Iterable[str], aliases: Mapping[str, str] | None = None) -> 
     return parse_name
 
 
-def number(kind: type, *, above: float | None = None, least: float | None = None) -> Callable:
+def number(
+    kind: type,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> Callable:
     """An argument type for numbers in a range.
 
     Args:
         kind: int or float.
         above: the number must be above this.
         least: the number must be at least this.
+        most: the number must be at most this.
     """
     name = {int: "a whole number", float: "a number"}[kind]
     bound = f" above {above}" if above is not None else f" of at least {least}"
+    bound += "" if most is None else f" and at most {most}"
 
     def parse_number(text):
         try:
@@ -82,6 +90,7 @@ def number(kind: type, *, above: float | None = None, least: float | None = None
             raise argparse.ArgumentTypeError(f"needs {name}, got {text!r}") from error
         # Written so that NaN is refused.
         in_range = (above is None or value > above) and (least is None or value >= least)
+        in_range = in_range and (most is None or value <= most)
         if not (in_range and math.isfinite(value)):
             raise argparse.ArgumentTypeError(f"needs {name}{bound}, got {text}")
         return value

@@ -32,6 +32,12 @@ AUTO = "auto"
 R = TypeVar("R")
 
 
+def share(text: str) -> float | None:
+    """An argument type: a fraction of a whole, None for all of it."""
+    value = number(float, above=0, most=1)(text)
+    return None if value == 1 else value
+
+
 @dataclass(frozen=True)
 class CommonOptions:
     """Options of every experiment. Those that take several values run every combination."""
@@ -63,6 +69,13 @@ class CommonOptions:
     )
     server_rate: float | None = option(
         None, "the server's learning rate (default: the algorithm's)", type=number(float, above=0)
+    )
+    participation: float | None = option(
+        None,
+        "fraction of the clients that take part in a round, drawn anew for each; the others keep "
+        "what they have (default: all)",
+        type=share,
+        metavar="C",
     )
     skip_done: bool = option(
         False, "skip runs that the results file already holds", action="store_true"

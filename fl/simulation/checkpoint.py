@@ -34,7 +34,8 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict]:
 
     Args:
         path: the file.
-        like: a pytree of arrays on their devices, of the same structure, shapes and types.
+        like: a pytree of arrays of the same structure, shapes and types. NumPy arrays on the host
+            may have another length.
 
     Returns:
         The state, on the devices where `like` is, and the notes.
@@ -52,10 +53,15 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict]:
         raise
     except Exception as error:  # NumPy raises whatever the broken part leads to
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    kinds = [(leaf.shape, leaf.dtype) for leaf in leaves]
-    if [(value.shape, value.dtype) for value in values] != kinds:
+    if len(values) != len(leaves) or not all(map(_fits, values, leaves)):
         raise CheckpointError(f"{path} holds another kind of state")
     placed = [
-        jax.device_put(value, leaf.sharding) for value, leaf in zip(values, leaves, strict=True)
+        value if isinstance(leaf, np.ndarray) else jax.device_put(value, leaf.sharding)
+        for value, leaf in zip(values, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, placed), notes
+
+
+def _fits(value, leaf):
+    whatever = 1 if isinstance(leaf, np.ndarray) else 0  # axes that may have another length
+    return value.dtype == leaf.dtype and value.shape[whatever:] == leaf.shape[whatever:]

@@ -156,6 +156,14 @@ def client_states(state: State, count: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[:count], clients)
 
 
+def copied(state: State) -> State:
+    """A copy that stays when rounds go on from this state, which gives it up."""
+    clients = state.clients
+    common = jax.tree.map(jnp.copy, state._replace(clients=()))
+    resting = isinstance(clients, Resting)
+    return common._replace(clients=clients.copied() if resting else jax.tree.map(jnp.copy, clients))
+
+
 def _mapper(work, params, name):
     on_host = work.aggregator is not None and work.aggregator.on_host
     possible = tuple(each for each in MAPPINGS if not (on_host and each == VMAP))

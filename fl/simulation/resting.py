@@ -20,10 +20,12 @@ class Resting(NamedTuple):
     Attributes:
         states: a pytree of NumPy arrays stacked [client, ...], written to in place.
         awoken: bool [client], who ever took part; the others are as they started.
+        first: what one of them starts with.
     """
 
     states: PyTree
     awoken: np.ndarray
+    first: PyTree
 
     def take(self, clients: np.ndarray) -> PyTree:
         """The states of some clients, stacked, in their order."""
@@ -35,6 +37,21 @@ class Resting(NamedTuple):
             leaf[clients] = new
         self.awoken[clients] = True
 
+    def packed(self) -> "Resting":
+        """The same without those who never took part, for a checkpoint."""
+        numbers = np.flatnonzero(self.awoken)
+        return Resting(self.take(numbers), numbers, self.first)
+
+    def unpacked(self, packed: "Resting") -> "Resting":
+        """As many clients as these, in the states of what was packed."""
+        clients = start(self.first, len(self.awoken))
+        clients.put(packed.awoken, packed.states)
+        return clients
+
+    def copied(self) -> "Resting":
+        """A copy that stays as it is when rounds go on from this one."""
+        return self.unpacked(self.packed())
+
 
 def start(state: PyTree, count: int) -> Resting:
     """Clients that are all in one state.
@@ -45,10 +62,10 @@ def start(state: PyTree, count: int) -> Resting:
     """
 
     def repeated(leaf):
-        leaf = np.asarray(leaf)
         rows = np.zeros((count, *leaf.shape), leaf.dtype)
         if leaf.any():
             rows[:] = leaf
         return rows
 
-    return Resting(jax.tree.map(repeated, state), np.zeros(count, bool))
+    first = jax.tree.map(np.asarray, state)
+    return Resting(jax.tree.map(repeated, first), np.zeros(count, bool), first)

@@ -48,8 +48,8 @@ class Aggregator(NamedTuple):
         accepts: memory -> whether the round that led to it counts; if not, the server takes no
             step. None where all rounds count.
         on_host: `aggregate` is a Python function of NumPy arrays, cannot be compiled, and is given
-            a third argument: what the server broadcast. (JAX's callbacks from compiled code may
-            hang on a single core.)
+            two more arguments: what the server broadcast, and the clients' numbers. (JAX's
+            callbacks from compiled code may hang on a single core.)
     """
 
     init: Callable
@@ -258,7 +258,8 @@ def build(work: Work, mapper: Mapper | Sharded) -> Rounds:
         if aggregator and aggregator.on_host:
             messages, (_, loss) = receive(total, count)
             got = jax.device_get((messages, state.memory, received))
-            state = finish_on_host(state, *aggregator.aggregate(*got), count, registered)
+            message, memory = aggregator.aggregate(*got, cohort.clients.ravel()[:count])
+            state = finish_on_host(state, message, memory, count, registered)
         else:
             state, loss = finish(state, total, count, registered, count)
         return state._replace(clients=own), loss / (count * steps)

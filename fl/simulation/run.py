@@ -16,6 +16,7 @@ from fl.data.sampling import MinibatchSampler
 from fl.progress import progress_bar
 from fl.simulation import checkpoint
 from fl.simulation.engine import Federation
+from fl.simulation.resting import Resting
 from fl.simulation.rounds import State
 
 PyTree = Any
@@ -93,16 +94,16 @@ def train(
 
     Args:
         federation: from `simulation.start`; its state is given up.
-        sampler: stands where the first of these rounds is to be drawn; anything with `draw` as
-            `MinibatchSampler` has it.
+        sampler: stands where the first of these rounds is to be drawn; anything with `draw`,
+            `state` and `restore` as `MinibatchSampler` has them.
         scores: name -> function of the parameters, which evaluations hold.
         plan: what to do.
         stop: whether an evaluation ends the run.
         saved: where to keep checkpoints and to look for one of a run that was interrupted; None
             for none. It stays there at the end: remove it once the outcome is safe.
         label: shown beside the progress bar.
-        copies: number of rounds done -> where to keep a copy of the state then, as a checkpoint.
-            They stay there at the end.
+        copies: number of rounds done -> where to keep a copy of the state then, see `stand`. They
+            stay there at the end.
     """
     run = _Run(federation, sampler, scores, plan, stop, saved, copies or {})
     run.resume()
@@ -112,6 +113,34 @@ def train(
             bar.set_postfix(run.figures(), refresh=False)
             bar.update(run.done - bar.n)
     return run.outcome()
+
+
+def stand(path: Path, state: State, sampler: MinibatchSampler) -> State:
+    """Go back to a copy of a state that a run kept.
+
+    Args:
+        path: of the copy.
+        state: of the same federation, after whatever rounds.
+        sampler: a new one; it is put where that of the run stood.
+    """
+    state, generators, _ = _load(path, state, sampler)
+    sampler.restore(generators)
+    return state
+
+
+def _load(path, state, sampler):
+    """What a checkpoint holds -> (state, where the generators stand, notes)."""
+    like = _packed(state), sampler.state()
+    (loaded, generators), notes = checkpoint.load(path, like)
+    if isinstance(state.clients, Resting):
+        loaded = loaded._replace(clients=state.clients.unpacked(loaded.clients))
+    return loaded, generators, notes
+
+
+def _packed(state):
+    """A state as checkpoints hold it."""
+    clients = state.clients
+    return state._replace(clients=clients.packed()) if isinstance(clients, Resting) else state
 
 
 class _Run:
@@ -142,7 +171,7 @@ class _Run:
         if self._saved is None or not self._saved.exists():
             return
         try:
-            state, notes = checkpoint.load(self._saved, like=self._state)
+            state, generators, notes = _load(self._saved, self._state, self._sampler)
         except checkpoint.CheckpointError as error:
             warnings.warn(f"{error}: starting from the first round", stacklevel=3)
             return
@@ -150,13 +179,11 @@ class _Run:
         if not all(path.exists() for path in passed):
             return  # another process did not want these copies: make them now
         self._state = state
+        self._sampler.restore(generators)
         self.done, self._before_s = notes["done"], notes["wall_s"]
         self.history = [Evaluation(*evaluation) for evaluation in notes["history"]]
         if self.history and self._stop(self.history[-1]):
             self.stopped = self.history[-1].round
-        # The generators go through the minibatches of the rounds that are done.
-        for _ in range(self.done):
-            self._sampler.draw(1, self._plan.local_steps)
 
     def advance(self):
         """Run up to the next evaluation, or a chunk of rounds if that is less."""
@@ -202,16 +229,19 @@ class _Run:
         """Keep a copy of the state, where one is asked for at this round."""
         if self.done in self._copies:
             with self._untimed():
-                checkpoint.save(self._copies[self.done], self._state, {"done": self.done})
+                self._write(self._copies[self.done], {"done": self.done})
 
     def _save(self):
         with self._untimed():
             notes = {"done": self.done, "wall_s": self._wall_s(), "history": self.history}
             try:
-                checkpoint.save(self._saved, self._state, notes)
+                self._write(self._saved, notes)
             except OSError as error:  # a full disk must not end a run that can still finish
                 warnings.warn(f"no checkpoint: {error}", stacklevel=2)
             self._last_saved = time.perf_counter()
+
+    def _write(self, path, notes):
+        checkpoint.save(path, (_packed(self._state), self._sampler.state()), notes)
 
     @contextmanager
     def _untimed(self):
