@@ -41,7 +41,7 @@ import numpy as np
 import optax
 
 from fl.data.sampling import MinibatchSampler
-from fl.simulation import algorithms, engine, models, pgd
+from fl.simulation import algorithms, dispatch, engine, models, pgd
 from fl.simulation.mapping import ON_ONE_DEVICE, default_mapping
 from fl.simulation.rounds import Work
 from fl.simulation.training import Samples, sample_losses
@@ -108,7 +108,7 @@ class Bench:
         sampler = MinibatchSampler(parts, case.batch, range(case.clients))
         self.weights = sampler.weights
         self.clients = case.clients
-        self.schedule = sampler.draw(engine.SCANNED, local_steps=1)
+        self.schedule = sampler.draw(dispatch.SCANNED, local_steps=1)
         self.indices = self.schedule.indices
 
     def _work(self, model):

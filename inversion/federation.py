@@ -24,11 +24,11 @@ from threat_model import PublicKnowledge
 from fl.data import augmentation, partition, sampling
 from fl.experiment.program import (
     PGD_STEP_SHARE,
-    checkpoint_path,
     evaluator,
     initial_params,
     load,
 )
+from fl.experiment.startup import checkpoint_path
 from fl.simulation import (
     algorithms,
     clip_and_noise,

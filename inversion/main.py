@@ -28,18 +28,20 @@ from scores import GLOBAL, classifier_distance, score, score_window
 from window_reconstruction import attack_window
 
 from fl.experiment import results
+from fl.experiment.cells import print_left
 from fl.experiment.options import parse
-from fl.experiment.program import begin, run_grid, skip_done
+from fl.experiment.program import run_grid, skip_done
+from fl.experiment.startup import begin
 
 
 def main() -> int:
     """Run what the command line asks for; return the exit status."""
-    options, parser = parse(Options, __doc__)
-    options = resolve(options)
+    given, parser = parse(Options, __doc__)
+    options = resolve(given)
     check(options, parser)
-    begin(options)
+    begin(options, parser)
     for name in PICTURES:
-        if getattr(options, name) and options.plan:
+        if getattr(options, name) and (options.plan or options.list):
             return 0
         if getattr(options, name):
             where = options.results, options.data_dir
@@ -49,6 +51,8 @@ def main() -> int:
         results.check(options.results, COLUMNS)
     except results.ResultsError as error:
         parser.error(f"argument --results: {error}")
+    if options.list:  # attacks on one training share it
+        return print_left(given, lambda some: grid(resolve(some)), ("attack", "attack_round"))
     runs = list(grid(options))
     if options.skip_done or options.plan:
         runs = skip_done(options.results, runs, describe)

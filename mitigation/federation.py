@@ -18,7 +18,8 @@ from poisoning import AdversarialSampler, last_clients
 from runs import Overrides, Run, describe
 
 from fl.data import datasets, partition, sampling
-from fl.experiment.program import PGD_STEP_SHARE, checkpoint_path, evaluator, initial_params, load
+from fl.experiment.program import PGD_STEP_SHARE, evaluator, initial_params, load
+from fl.experiment.startup import checkpoint_path
 from fl.simulation import algorithms, engine, models, pgd, rounds, training
 from fl.simulation.run import Outcome, Plan
 from fl.simulation.run import train as run_rounds

@@ -20,21 +20,25 @@ from options import Options, check, grid, resolve
 from runs import Run, describe
 from stages import attack
 
+from fl.experiment.cells import print_left
 from fl.experiment.options import parse
-from fl.experiment.program import begin, run_grid, skip_done
+from fl.experiment.program import run_grid, skip_done
 from fl.experiment.results import ResultsError
+from fl.experiment.startup import begin
 
 
 def main() -> int:
     """Run what the command line asks for; return the exit status."""
-    options, parser = parse(Options, __doc__)
-    options = resolve(options, parser)
+    given, parser = parse(Options, __doc__)
+    options = resolve(given, parser)
     check(options, parser)
-    begin(options)
+    begin(options, parser)
     try:
         recording.check(options.results)
     except ResultsError as error:
         parser.error(f"argument --results: {error}")
+    if options.list:  # attacks share the rounds before them
+        return print_left(given, lambda some: grid(resolve(some, parser)), ("attack",))
     runs = list(grid(options))
     if options.skip_done or options.plan:
         runs = skip_done(options.results, runs, describe)

@@ -11,7 +11,7 @@ from federation import Clean, never_harden, rounds_of
 from runs import Run, describe
 
 from fl.data import sampling
-from fl.experiment.program import checkpoint_path
+from fl.experiment.startup import checkpoint_path
 from fl.simulation.engine import copied
 from fl.simulation.rounds import State
 from fl.simulation.run import Evaluation, Plan

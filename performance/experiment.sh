@@ -6,8 +6,9 @@
 #
 # Options: --dataset NAME ... and --model NAME ... narrow the grids; --fresh sets the results that
 # are there aside and measures anew; --as-published or --as-published=ID,ID restores what the
-# published code does otherwise; --plan only says what is left, and about how long it takes; anything
-# after -- goes to main.py, such as -- --data-dir DIR.
+# published code does otherwise; --plan only says what is left, and about how long it takes; --list
+# prints a command line for each run that is left, and --slurm [SBATCH OPTION ...] submits them as
+# one array job; anything after -- goes to main.py, such as -- --data-dir DIR.
 # Runs that results.csv holds already are skipped, and interrupted ones go on where they were.
 #
 # On 2 cores of an Intel Xeon: --quick takes under a minute; Fashion-MNIST with lenet 8 minutes (18

@@ -13,26 +13,34 @@ from federation import plan, train_federation
 from options import Options, check, grid
 from runs import Run, describe
 
+from fl.experiment.cells import print_left
 from fl.experiment.options import parse
-from fl.experiment.program import begin, checkpoint_path, run_grid, skip_done
+from fl.experiment.program import run_grid, skip_done
 from fl.experiment.results import ResultsError
+from fl.experiment.startup import begin, checkpoint_path
+from fl.simulation import processes
 
 
 def main() -> int:
     """Run what the command line asks for; return the exit status."""
     options, parser = parse(Options, __doc__)
     check(options, parser)
+    begin(options, parser, shared=True)
     try:
-        recording.check(options.results)
+        if processes.leads():
+            recording.check(options.results)
     except ResultsError as error:
         parser.error(f"argument --results: {error}")
+    if options.list:
+        return print_left(options, grid)
     runs = list(grid(options))
     if options.skip_done or options.plan:
         runs = skip_done(options.results, runs, describe)
     if options.plan:
         return 0
-    begin(options)
-    return run_grid(runs, partial(train_and_record, options), describe)
+    status = run_grid(runs, partial(train_and_record, options), describe)
+    processes.leave(status)
+    return status
 
 
 def train_and_record(options: Options, run: Run) -> None:
@@ -40,8 +48,9 @@ def train_and_record(options: Options, run: Run) -> None:
     planned = plan(run, options.evaluate_every)
     saved = checkpoint_path(options.results, run, planned)
     trained = train_federation(run, planned, options.data_dir, saved)
-    recording.record(options.results, run, trained)
-    saved.unlink(missing_ok=True)
+    if processes.leads():
+        recording.record(options.results, run, trained)
+        saved.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

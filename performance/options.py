@@ -17,7 +17,7 @@ from fl.data.sampling import cohort_size
 from fl.experiment.departures import Departures, variant
 from fl.experiment.options import choice, number, option
 from fl.experiment.program import CommonOptions, as_published
-from fl.simulation import algorithms
+from fl.simulation import algorithms, processes
 from fl.simulation.mapping import VMAP
 
 # What --iid stands for where no alpha follows.
@@ -159,6 +159,11 @@ def check(options: Options, parser: ArgumentParser) -> None:
         parser.error(
             f"argument --mapping: {VMAP}: under secure aggregation messages leave compiled code: "
             f"choose another one, or sum in the clear, with --efficient"
+        )
+    if secure and (options.coordinator or processes.launched()):
+        parser.error(
+            "argument --coordinator: under secure aggregation one process plays all parties: sum "
+            "in the clear, with --efficient"
         )
     _check_neighbours(options, parser)
     if options.ratio and not any(forms_ratio(options, name) for name in options.algorithm):

@@ -1,6 +1,6 @@
 """Rounds of a small federation on all devices that there are.
 
-    python sharded_rounds.py OUTPUT
+    python sharded_rounds.py OUTPUT [COORDINATOR COUNT NUMBER]
 
 Run by the tests in processes of their own, since the number of devices is fixed when JAX starts.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from test_simulation import Case, blur, start
 
-from fl.simulation import engine
+from fl.simulation import engine, processes
 from fl.simulation.mapping import ON_ONE_DEVICE, VMAP
 from fl.simulation.rounds import Aggregator
 
@@ -61,10 +61,10 @@ def run(algorithm, local_steps, options):
         indices = np.take_along_axis(schedule.indices, who[:, :, None, None], axis=1)
         schedule = schedule._replace(clients=who.astype(np.int32), indices=indices)
     state, losses = rounds(state, schedule)
-    kept = [ravel_pytree(state.params)[0], losses, ravel_pytree(state.memory)[0]]
+    kept = [state.params, losses, state.memory]
     if options.get("keep_clients") or options.get("rest") or local_steps > 1:
-        kept.append(ravel_pytree(engine.client_states(state, len(CASE.held)))[0])
-    return np.concatenate([np.asarray(each, np.float32) for each in kept])
+        kept.append(engine.client_states(state, len(CASE.held)))
+    return np.asarray(ravel_pytree(processes.to_host(kept))[0], np.float32)
 
 
 def names():
@@ -80,8 +80,12 @@ def main(output):
         name, mapping = each.rsplit(", ", 1)
         with patch.object(engine, "default_mapping", lambda mapping=mapping: mapping):
             found[each] = run(*WAYS[name])
-    np.savez(output, devices=jax.device_count(), **found)
+    if processes.leads():
+        np.savez(output, devices=jax.device_count(), **found)
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        processes.join(sys.argv[2], *map(int, sys.argv[3:]))
     main(sys.argv[1])
+    processes.leave(0)

@@ -207,6 +207,7 @@ REFUSED = {
     "-a secagg --participation 0.1": "at least two clients in a round",
     "--participation 1.5": "argument --participation: needs a number above 0 and at most 1",
     "--participation 0": "argument --participation: needs a number above 0 and at most 1",
+    "-a secagg --coordinator a:1": "argument --coordinator: under secure aggregation one process",
     "--mapping pmap": "argument --mapping: unknown 'pmap': choose from auto, loop, vmap, sharded",
     "-a secadam --mapping vmap": "argument --mapping: vmap: under secure aggregation",
     "-a secadam --neighbours 5": "argument --neighbours: needs auto, all or an even number",

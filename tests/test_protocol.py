@@ -293,7 +293,7 @@ def test_what_was_broadcast_is_part_of_a_round(monkeypatch):
     update = {"w": np.zeros((CLIENTS, 1), np.float32)}
     for received in broadcasts:
         aggregator = Protocol(settings()).aggregator()
-        aggregator.aggregate(update, aggregator.init(None, CLIENTS), received)
+        aggregator.aggregate(update, aggregator.init(None, CLIENTS), received, EVERYONE)
     assert len(set(seen)) == len(broadcasts) - 1
     assert seen[0] == seen[-1]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fl.data.sampling import Cohort, MinibatchSampler
-from fl.simulation import algorithms, checkpoint, engine, pgd, run
+from fl.simulation import algorithms, checkpoint, dispatch, engine, pgd, run
 from fl.simulation.mapping import LOOP, MAPPINGS
 from fl.simulation.models import MODELS
 from fl.simulation.rounds import Work
@@ -150,7 +150,7 @@ def test_parameters_that_overflow_in_the_last_round_count_as_diverged():
 @pytest.mark.parametrize("mapping", MAPPINGS)
 def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, cohort, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
-    monkeypatch.setattr(engine, "SCANNED", 2)
+    monkeypatch.setattr(dispatch, "SCANNED", 2)
     asked = algorithm, mapping, cohort
     whole = run.train(*make(*asked), SCORES, PLAN)
 

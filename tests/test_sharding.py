@@ -1,6 +1,7 @@
 """Rounds spread over devices are those of one device."""
 
 import os
+import socket
 import subprocess
 import sys
 from functools import cache
@@ -11,10 +12,14 @@ import numpy as np
 import pytest
 from sharded_rounds import CASE, names
 
-from fl.simulation import sharding
+from fl.simulation import placing, sharding
 from fl.simulation.mapping import Mapper
+from fl.simulation.rounds import Cohort
+from fl.simulation.training import Samples
 
 HERE = Path(__file__).parent
+# Four devices, as those of two processes.
+TWO_OF_TWO = "two processes"
 DEVICES = "--xla_force_host_platform_device_count="
 
 
@@ -33,16 +38,29 @@ def outcomes(tmp_path_factory):
     def on(devices):
         output = folder / f"{devices}.npz"
         command = [sys.executable, "-W", "error", HERE / "sharded_rounds.py", output]
-        done = subprocess.run(command, env=environment(devices), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        commands, own = [command], devices
+        if devices == TWO_OF_TWO:
+            where = f"127.0.0.1:{free_port()}"
+            commands, own = [[*command, where, "2", number] for number in ("0", "1")], 2
+        started = [
+            subprocess.Popen(each, env=environment(own), stderr=subprocess.PIPE, text=True)
+            for each in commands
+        ]
+        said = [each.communicate(timeout=600)[1] for each in started]
+        assert [each.returncode for each in started] == [0] * len(started), said
         with np.load(output) as saved:
-            assert saved["devices"] == devices
+            assert saved["devices"] == own * len(commands)
             return {name: saved[name] for name in saved.files}
 
     return on
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("devices", [2, 4, TWO_OF_TWO])
 @pytest.mark.parametrize("way", names())
 def test_many_devices_compute_what_one_does(way, devices, outcomes):
     one, many = (outcomes(count)[way] for count in (1, devices))
@@ -50,10 +68,23 @@ def test_many_devices_compute_what_one_does(way, devices, outcomes):
     np.testing.assert_allclose(many, one, rtol=1e-4, atol=1e-5)
 
 
+def test_minibatches_come_to_the_devices_of_their_clients():
+    mesh, who = placing.all_devices(), np.tile(np.arange(3), (2, 1))
+    minibatches = np.arange(24).reshape(2, 3, 2, 2)
+    cohorts = placing.fill_cohorts(mesh, Cohort(who, minibatches, None, None))
+    samples = Samples(np.arange(100, 124), np.arange(24), np.float32(5))
+    own, placed = placing.bring(mesh, samples, cohorts)
+    labels = np.asarray(own.samples.labels)
+    dealt = placed.indices.reshape(2, len(labels), -1, 2, 2)
+    found = np.stack([labels[device][dealt[:, device]] for device in range(len(labels))], axis=1)
+    assert np.array_equal(found.reshape(cohorts.indices.shape), cohorts.indices)
+    assert np.asarray(own.samples.scale).tolist() == [5] * len(labels)
+
+
 def test_each_device_has_its_own_clients_and_nobody_fills_up():
-    mapper = sharding.Sharded(Mapper(vmapped=False), FakeMesh(4))
-    numbers = mapper.deal(mapper.fill(np.arange(7), sharding.NOBODY))
-    assert numbers.tolist() == [[0, 1], [2, 3], [4, 5], [6, sharding.NOBODY]]
+    mesh = FakeMesh(4)
+    numbers = placing.deal(mesh, placing.fill(mesh, np.arange(7), placing.NOBODY))
+    assert numbers.tolist() == [[0, 1], [2, 3], [4, 5], [6, placing.NOBODY]]
 
 
 class FakeMesh:
@@ -64,7 +95,7 @@ class FakeMesh:
 
 
 def test_clients_are_copied_off_the_devices_in_their_order():
-    mapper = sharding.Sharded(Mapper(vmapped=False), sharding.all_devices())
+    mapper = sharding.Sharded(Mapper(vmapped=False), placing.all_devices())
     rows = {"a": np.arange(len(CASE.held) * 2.0, dtype=np.float32).reshape(-1, 2)}
     members = mapper.load(rows, len(CASE.held))
     assert np.array_equal(mapper.unload(members, len(CASE.held))["a"], rows["a"])

@@ -1,11 +1,12 @@
 # Sourced by each experiment.sh, in its own folder, with its options as arguments: reads them, names
 # the results file, and offers run and report. Sets: python, quick, results, datasets, models, rest,
-# published, plan.
+# published, plan, slurm, batch.
 
 python=${PYTHON:-$(command -v python || command -v python3)}
 datasets=(fashion_mnist cifar10 svhn_cropped)
 models=(lenet cnn1 cnn2)
 quick=false fresh=false plan=() published=() status=0
+slurm=false batch=()
 while [ $# -gt 0 ]; do
     option=$1
     shift
@@ -13,6 +14,11 @@ while [ $# -gt 0 ]; do
         --quick) quick=true ;;
         --fresh) fresh=true ;;
         --plan) plan=(--plan) ;;
+        --list) plan=(--list) ;;
+        --slurm)
+            slurm=true plan=(--list)
+            while [ $# -gt 0 ] && [ "$1" != -- ]; do batch+=("$1") && shift; done
+            ;;
         --as-published | --as-published=*) published=("$option") ;;
         --dataset | --model)
             values=()
@@ -41,8 +47,13 @@ results=results.csv
 if $quick; then
     mkdir -p quick
     results=quick/results.csv
-    rm -f quick/results.csv quick/results.*.csv
+    if [ ${#plan[@]} -eq 0 ]; then rm -f quick/results.csv quick/results.*.csv; fi
 fi
+if $slurm && ! command -v sbatch >/dev/null; then
+    echo "--slurm needs sbatch, which is not here: is this a machine of the cluster?" >&2
+    exit 1
+fi
+left=$(mktemp) && trap 'rm -f "$left"' EXIT # command lines of cells, where they are listed
 if $fresh && [ -e "$results" ]; then
     aside=${results%.csv}.$(date -u +%Y%m%dT%H%M%SZ)
     mv "$results" "$aside.csv"
@@ -59,9 +70,26 @@ chosen() { [[ " ${*:2} " == *" $1 "* ]]; }
 
 # run ARGUMENT...: a part of the grid. One that fails does not keep the others from running.
 run() {
-    "$python" main.py --skip-done --results "$results" "$@" "${plan[@]}" "${published[@]}" \
-        "${rest[@]}" || status=$?
+    local arguments=(--results "$results" "$@" "${plan[@]}" "${published[@]}" "${rest[@]}")
+    if [ "${plan[*]}" = --list ]; then
+        "$python" main.py "${arguments[@]}" >>"$left" || status=$?
+    else
+        "$python" main.py --skip-done "${arguments[@]}" || status=$?
+    fi
     if [ "$status" -eq 130 ]; then exit 130; fi # interrupted
+}
+
+# submit: what is left as one array job of SLURM, a task for each command line.
+submit() {
+    local jobs
+    if [ ! -s "$left" ]; then echo "nothing is left" && return; fi
+    jobs=$PWD/.jobs/$(date -u +%Y%m%dT%H%M%SZ)-$$
+    mkdir -p "$jobs"
+    cp "$left" "$jobs/commands"
+    sbatch "${batch[@]}" --array="1-$(wc -l <"$jobs/commands")" --output="$jobs/%a.log" \
+        --job-name="$(basename "$PWD")" \
+        --wrap "sed -n \"\${SLURM_ARRAY_TASK_ID}p\" '$jobs/commands' | bash" || status=$?
+    echo "command lines and logs: $jobs"
 }
 
 # compare: the paper's figures beside ours, where it has figures of what was run.
@@ -77,6 +105,10 @@ compare() {
 # report: figures and tables of what is there; ends the script.
 report() {
     local folder
+    if [ "${plan[*]}" = --list ]; then # a cell of two grids counts once
+        awk '!seen[$NF]++' "$left" >"$left.once" && mv "$left.once" "$left"
+        if $slurm; then submit; else cat "$left"; fi
+    fi
     if [ ${#plan[@]} -gt 0 ]; then exit "$status"; fi
     if [ -e "$results" ]; then
         folder=$PWD/$(dirname "$results")

@@ -1,11 +1,11 @@
 """What the experiments' programs share: common options, and a grid that survives trouble."""
 
-import hashlib
 import json
 import sys
+from argparse import ArgumentTypeError
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from fl.experiment.estimate import about
 from fl.experiment.options import choice, number, option
 from fl.experiment.provenance import code
 from fl.experiment.runs import cells
-from fl.simulation import engine, mapping, models, training
+from fl.simulation import mapping, models, processes, training
 
 # PGD's step as a share of the client's learning rate, in the paper.
 PGD_STEP_SHARE = 0.01
@@ -36,6 +36,14 @@ def share(text: str) -> float | None:
     """An argument type: a fraction of a whole, None for all of it."""
     value = number(float, above=0, most=1)(text)
     return None if value == 1 else value
+
+
+def address(text: str) -> str:
+    """An argument type: a host and a port."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ArgumentTypeError(f"needs HOST:PORT, got {text!r}")
+    return text
 
 
 @dataclass(frozen=True)
@@ -85,11 +93,28 @@ class CommonOptions:
         "only say how many runs are left, and about how long they take; implies --skip-done",
         action="store_true",
     )
+    list: bool = option(
+        False,
+        "only print a command line for each run that is left, or for those that share work",
+        action="store_true",
+    )
     mapping: str = option(
         AUTO,
         "how clients are computed: loop (a few at a time), vmap (side by side), sharded (spread "
         "over all devices), or auto, the fastest that can be (default: auto)",
         type=choice((AUTO, *mapping.MAPPINGS)),
+    )
+    coordinator: str | None = option(
+        None,
+        "share a run among processes: where the first of them can be reached; SLURM's srun and "
+        "Open MPI's mpirun say so themselves",
+        type=address,
+        metavar="HOST:PORT",
+    )
+    processes: int | None = option(None, "how many there are", type=number(int, least=1))
+    process: int | None = option(None, "number of this one, from 0", type=number(int, least=0))
+    checkpoint: Path | None = option(
+        None, "folder of checkpoints (default: .checkpoints beside the results)", type=Path
     )
     data_dir: Path | None = option(
         None, "where TensorFlow Datasets keeps data (default: its own)", type=Path
@@ -112,17 +137,11 @@ def as_published(acting: Collection[str]) -> Any:
     )
 
 
-def begin(options: CommonOptions) -> None:
-    """Set the process up for computing, once its options have been checked."""
-    engine.keep_compiled_code()
-    engine.choose_mapping(None if options.mapping == AUTO else options.mapping)
-
-
 def run_grid(runs: Iterable[R], run_one: Callable[[R], None], describe: Callable[[R], str]) -> int:
     """Make the runs of a grid, one after the other.
 
-    What stops one run is said at once, and the others go on; what would stop all of them ends the
-    grid.
+    What stops one run is said at once, and the others go on; what would stop all of them, or what
+    may stop one process of several, ends the grid.
 
     Args:
         runs: what there is to run; each may stand for several that share their training.
@@ -140,6 +159,8 @@ def run_grid(runs: Iterable[R], run_one: Callable[[R], None], describe: Callable
         except datasets.DatasetUnavailableError as error:
             print(f"{describe(run)}: {error}", file=sys.stderr)
             status = 1
+            if processes.several():  # the others may have the data
+                return status
         except partition.PartitionError as error:
             print(
                 f"{describe(run)}: arguments -n/--num-clients, --alpha, --partition: {error}",
@@ -165,12 +186,19 @@ def skip_done(path: Path, runs: list[R], describe: Callable[[R], str]) -> list[R
         runs: instances of an experiment's `Run`.
         describe: says a run in a few words.
     """
+    found = processes.shared(lambda: json.dumps(_left(path, runs, describe)).encode())
+    return [runs[number] for number in json.loads(found)]
+
+
+def _left(path, runs, describe):
+    """Numbers of the runs that are left."""
     held = results.read(path)
     if held.empty:
         print(f"left: {len(runs)} of {len(runs)} runs")
-        return runs
+        return list(range(len(runs)))
     rows = [held[results.matches(held, cells(run))] for run in runs]
-    left = [run for run, done in zip(runs, rows, strict=True) if done.empty]
+    numbers = [number for number, done in enumerate(rows) if done.empty]
+    left = [runs[number] for number in numbers]
     if len(left) < len(runs):
         where = pd.concat(rows)[["hardware", "jax"]].drop_duplicates().itertuples(index=False)
         machines = "; ".join(f"{hardware}, jax {version}" for hardware, version in where)
@@ -181,7 +209,7 @@ def skip_done(path: Path, runs: list[R], describe: Callable[[R], str]) -> list[R
         _say_other_code(runs, rows, describe)
     if left:
         print(f"left: {len(left)} of {len(runs)} runs, {about(held, left)}")
-    return left
+    return numbers
 
 
 def _say_other_code(runs, rows, describe):
@@ -200,26 +228,14 @@ def _say_other_code(runs, rows, describe):
         print("  to measure them anew: experiment.sh --fresh, or leave --skip-done out")
 
 
-def checkpoint_path(results_path: Path, run: Any, *further: Any) -> Path:
-    """Where a run keeps its checkpoints: other code or other options find no match.
-
-    Args:
-        results_path: the results file, beside which they lie.
-        run: an instance of an experiment's `Run`.
-        further: what else the rounds depend on: dataclasses and what JSON can hold.
-    """
-    where = code(type(run)).digest, jax.__version__, *engine.placement()
-    everything = [run, *further, *where]
-    text = json.dumps(everything, default=asdict)
-    name = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return results_path.parent / ".checkpoints" / f"{name}.npz"
-
-
 @lru_cache(maxsize=1)
 def load(name: str, data_dir: Path | None) -> tuple[datasets.Dataset, training.Samples]:
-    """Load a data set -> (arrays on the host, training samples on the device)."""
+    """Load a data set -> (arrays on the host, training samples on the device).
+
+    Of several processes none has all of them on its devices: they stay on the host.
+    """
     dataset = datasets.load(name, data_dir)
-    return dataset, training.training_samples(dataset)
+    return dataset, training.training_samples(dataset, on_host=processes.several())
 
 
 @lru_cache(maxsize=1)

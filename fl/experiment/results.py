@@ -113,14 +113,7 @@ def read(path: str | Path, needs: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         ResultsError: if `needs` is given and the file has no row, or lacks one of these columns.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise ResultsError(f"{path} is a folder: name a results file")
-    # A BOM and CR LF line ends are what spreadsheets leave behind.
-    text = path.read_bytes().decode("utf-8-sig", errors="replace") if path.exists() else ""
-    lines = text.split("\n")
-    header = _parse(lines[0])
-    rows = list(_complete_rows(path, lines, header))
+    header, rows = read_text(path)
     if needs and not rows:
         raise ResultsError(f"no results yet in {path}: run experiment.sh first")
     missing = [name for name in needs if name not in header]
@@ -129,6 +122,22 @@ def read(path: str | Path, needs: Sequence[str] = ()) -> pd.DataFrame:
     cells = zip(*rows, strict=True) if rows else [()] * len(header)
     columns = [_column(name, values) for name, values in zip(header, cells, strict=True)]
     return pd.concat(columns, axis=1) if columns else pd.DataFrame()
+
+
+def read_text(path: str | Path) -> tuple[list[str], list[list[str]]]:
+    """As `read` -> the columns, and the cells of the complete rows as they are written.
+
+    Raises:
+        ResultsError: for a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ResultsError(f"{path} is a folder: name a results file")
+    # A BOM and CR LF line ends are what spreadsheets leave behind.
+    text = path.read_bytes().decode("utf-8-sig", errors="replace") if path.exists() else ""
+    lines = text.split("\n")
+    header = _parse(lines[0])
+    return header, list(_complete_rows(path, lines, header))
 
 
 def history_path(path: str | Path) -> Path:

@@ -7,18 +7,15 @@ over them, see `sharding`.
 """
 
 import os
-from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
 from fl.data.sampling import Schedule
-from fl.simulation import pooling, resting, rounds
+from fl.simulation import dispatch, pooling, rounds
+from fl.simulation.dispatch import Federation
 from fl.simulation.mapping import (
     LOOP,
     MAPPINGS,
@@ -29,15 +26,13 @@ from fl.simulation.mapping import (
     group_size,
     stack,
 )
+from fl.simulation.placing import all_devices
 from fl.simulation.resting import Resting
-from fl.simulation.rounds import Cohort, State, Work
-from fl.simulation.sharding import COMMON, OWN, Sharded, Slots, all_devices, rows_of
+from fl.simulation.rounds import State, Work
+from fl.simulation.sharding import Sharded, Slots, rows_of
 from fl.simulation.training import Samples
 
 PyTree = Any
-
-# Rounds in one dispatch when scanned.
-SCANNED = 50
 
 
 def keep_compiled_code() -> None:
@@ -69,24 +64,6 @@ def placement() -> tuple:
 _chosen = [None]
 
 
-class Federation(NamedTuple):
-    """A federation before its first round.
-
-    Attributes:
-        state: where it starts.
-        run: (state, `Schedule`) -> (state, losses [round]). Runs some rounds and gives up the
-            buffers of the state passed in. The losses are means over clients and local steps, on
-            the hardened minibatches, in nats. Raises ValueError for no round, for other clients or
-            steps than the federation was started for, for clients that deviate where they have no
-            states of their own (`keep_clients`), and for some that stay away unless they may rest.
-        chunk: rounds a call should run, the same in each: another number compiles anew.
-    """
-
-    state: State
-    run: Callable
-    chunk: int
-
-
 def start(
     work: Work,
     params: PyTree,
@@ -103,7 +80,8 @@ def start(
     Args:
         work: the algorithm, the loss, the hardening and so on.
         params: the initial global parameters.
-        samples: the training set; anything with `take` as `Samples` has it.
+        samples: the training set; anything with `take` as `Samples` has it. For several processes
+            `Samples` of NumPy arrays: each takes its own clients' of them to its devices.
         clients: number of clients in the federation.
         local_steps: steps of each client in a round, at least 1.
         mapping: one of `MAPPINGS`; by default what `choose_mapping` was told, and else `SHARDED`
@@ -128,13 +106,12 @@ def start(
         work.init_memory(params, clients),
     )
     if isinstance(mapper, Sharded):
-        federation = _on_devices(way, mapper, state, samples, clients, pooled)
-    elif mapper.vmapped:
-        federation = Federation(state, _scanned(way, samples, clients), SCANNED)
+        federation = dispatch.on_devices(way, mapper, state, samples, clients, pooled)
     else:
-        federation = Federation(state, _one_by_one(way, samples, clients, _cohorts), chunk=1)
+        federation = dispatch.on_one_device(way, mapper, state, samples, clients)
     if rest:
-        federation = _resting(federation, mapper, work.algorithm.init_client(params), clients)
+        one = work.algorithm.init_client(params)
+        federation = dispatch.with_resting(federation, mapper, one, clients)
     run = _checked(federation.run, clients, local_steps, pooled, rest)
     return federation._replace(run=run)
 
@@ -173,113 +150,6 @@ def _mapper(work, params, name):
         raise ValueError(f"unknown mapping {name}: choose from {', '.join(possible)}")
     mapper = Mapper((one_device if name == SHARDED else name) == VMAP, group_size(params))
     return Sharded(mapper, all_devices()) if name == SHARDED else mapper
-
-
-def _one_by_one(way, samples, clients, cohorts):
-    """Dispatch rounds one by one."""
-
-    def run(state, schedule):
-        count, losses = schedule.clients.shape[1], []
-        for cohort in cohorts(schedule):
-            state, loss = way.one_round(state, samples, cohort, count, clients)
-            losses.append(loss)
-        return state, jnp.stack(losses)
-
-    return run
-
-
-def _cohorts(schedule):
-    clients, indices, weights, deviates = schedule
-    for number, who in enumerate(clients):
-        yield Cohort(
-            who, indices[number], weights[who], None if deviates is None else deviates[who]
-        )
-
-
-def _stacked_cohorts(schedule):
-    return jax.tree.map(lambda *each: np.stack(each), *_cohorts(schedule))
-
-
-def _scanned(way, samples, clients):
-    """Run rounds of clients side by side on one device, several in a dispatch."""
-
-    def run(state, schedule):
-        scan = _compiled_scan(way, schedule.clients.shape[1], clients)
-        return scan(state, samples, _stacked_cohorts(schedule))
-
-    return run
-
-
-# Runs that differ in their seed alone share what is compiled.
-@lru_cache
-def _compiled_scan(*arguments):
-    return jax.jit(_scan(*arguments), donate_argnums=0)
-
-
-def _scan(way, count, clients):
-    def run(state, samples, cohorts):
-        return lax.scan(
-            lambda state, cohort: way.one_round(state, samples, cohort, count, clients),
-            state,
-            cohorts,
-        )
-
-    return run
-
-
-def _on_devices(way, mapper, state, samples, clients, pooled):
-    """Spread a federation over the devices."""
-    common = state if pooled else state._replace(clients=())
-    common = jax.tree.map(lambda leaf: mapper.put(np.asarray(leaf), COMMON), common)
-    state = common if pooled else common._replace(clients=state.clients)
-    samples = mapper.spread(samples)
-    if mapper.vmapped:
-        return Federation(state, _sharded_scan(way, mapper, samples, clients, pooled), SCANNED)
-
-    def dealt(schedule):
-        return map(mapper.deal_cohort, _cohorts(schedule))
-
-    return Federation(state, _one_by_one(way, samples, clients, dealt), chunk=1)
-
-
-def _sharded_scan(way, mapper, samples, clients, pooled):
-    """As `_scanned`, with each device's clients side by side."""
-
-    def run(state, schedule):
-        scan = _compiled_sharded_scan(way, mapper, schedule.clients.shape[1], clients, pooled)
-        return scan(state, samples, mapper.place_cohorts(_stacked_cohorts(schedule)))
-
-    return run
-
-
-@lru_cache
-def _compiled_sharded_scan(way, mapper, count, clients, pooled):
-    state = State(COMMON, COMMON, COMMON if pooled else OWN, COMMON, COMMON)
-    return mapper.around(_scan(way, count, clients), state)
-
-
-def _resting(federation, mapper, client, count):
-    """Let clients rest that are not in a round."""
-    keeps_something = bool(jax.tree.leaves(client))
-
-    def run(state, schedule):
-        everyone, cohort = state.clients, schedule.clients.shape[1]
-        # What keeps nothing goes through all rounds at once.
-        rounds_at_once = 1 if keeps_something else len(schedule.clients)
-        losses = []
-        for first in range(0, len(schedule.clients), rounds_at_once):
-            now = slice(first, first + rounds_at_once)
-            some = schedule._replace(clients=schedule.clients[now], indices=schedule.indices[now])
-            who = schedule.clients[first]
-            awake = mapper.load(everyone.take(who), cohort)
-            state, loss = federation.run(state._replace(clients=awake), some)
-            if keeps_something:
-                everyone.put(who, mapper.unload(state.clients, cohort))
-            losses.append(loss)
-        return state._replace(clients=everyone), jnp.concatenate(losses)
-
-    state = federation.state._replace(clients=resting.start(client, count))
-    return Federation(state, run, 1 if keeps_something else federation.chunk)
 
 
 def _checked(run, clients, local_steps, pooled, rest):

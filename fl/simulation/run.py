@@ -14,7 +14,7 @@ import numpy as np
 
 from fl.data.sampling import MinibatchSampler
 from fl.progress import progress_bar
-from fl.simulation import checkpoint
+from fl.simulation import checkpoint, processes
 from fl.simulation.engine import Federation
 from fl.simulation.resting import Resting
 from fl.simulation.rounds import State
@@ -23,6 +23,8 @@ PyTree = Any
 
 # Seconds between checkpoints: what a kill may cost.
 CHECKPOINT_EVERY = 60.0
+# And as a multiple of the time that the last one took.
+SAVING_SHARE = 10
 
 
 class Evaluation(NamedTuple):
@@ -107,7 +109,7 @@ def train(
     """
     run = _Run(federation, sampler, scores, plan, stop, saved, copies or {})
     run.resume()
-    with progress_bar(plan.rounds, label, "round", run.done) as bar:
+    with progress_bar(plan.rounds, label if processes.leads() else None, "round", run.done) as bar:
         while run.done < plan.rounds and not run.diverged and run.stopped is None:
             run.advance()
             bar.set_postfix(run.figures(), refresh=False)
@@ -157,6 +159,7 @@ class _Run:
         self.diverged = False
         self.stopped = None
         self._began = self._last_saved = time.perf_counter()
+        self._save_s = 0.0  # that the last checkpoint took
         self._before_s = 0.0  # spent by an interrupted process
         self._start_s = None
         self._timed_from = 0  # first round that counts for the speed
@@ -168,10 +171,12 @@ class _Run:
         self._copy()
 
     def _go_on(self):
-        if self._saved is None or not self._saved.exists():
+        if self._saved is None:
             return
         try:
             state, generators, notes = _load(self._saved, self._state, self._sampler)
+        except FileNotFoundError:
+            return
         except checkpoint.CheckpointError as error:
             warnings.warn(f"{error}: starting from the first round", stacklevel=3)
             return
@@ -202,10 +207,17 @@ class _Run:
             self._start_s = time.perf_counter() - self._began
             self._timed_from, self._untimed_s = self.done, 0.0
         self._copy()
-        if self.done % plan.evaluate_every == 0 or self.done == plan.rounds:
+        evaluates = self.done % plan.evaluate_every == 0 or self.done == plan.rounds
+        if evaluates:
             self._evaluate()
-        if self._saved and time.perf_counter() - self._last_saved > CHECKPOINT_EVERY:
+        # Several processes save together, where they stop to evaluate anyway.
+        if self._saved and (evaluates or not processes.several()) and self._is_due():
             self._save()
+
+    def _is_due(self):
+        """Whether a checkpoint is; large ones are made less often."""
+        waited = time.perf_counter() - self._last_saved
+        return processes.agree(waited > max(CHECKPOINT_EVERY, SAVING_SHARE * self._save_s))
 
     def _look_at(self, losses):
         losses = np.asarray(losses)
@@ -215,12 +227,13 @@ class _Run:
     def _evaluate(self):
         with self._untimed():
             self._look_at(self._losses)
-            leaves = jax.tree.leaves(self._state.params)
+            params = processes.on_one_device(self._state.params)
+            leaves = jax.tree.leaves(params)
             if not all(bool(jnp.isfinite(leaf).all()) for leaf in leaves):
                 self.diverged = True
             if self.diverged:
                 return
-            scores = {name: score(self._state.params) for name, score in self._scores.items()}
+            scores = {name: score(params) for name, score in self._scores.items()}
             self.history.append(Evaluation(self.done, self._loss, scores))
             if self._stop(self.history[-1]):
                 self.stopped = self.done
@@ -233,11 +246,13 @@ class _Run:
 
     def _save(self):
         with self._untimed():
+            began = time.perf_counter()
             notes = {"done": self.done, "wall_s": self._wall_s(), "history": self.history}
             try:
                 self._write(self._saved, notes)
             except OSError as error:  # a full disk must not end a run that can still finish
                 warnings.warn(f"no checkpoint: {error}", stacklevel=2)
+            self._save_s = time.perf_counter() - began
             self._last_saved = time.perf_counter()
 
     def _write(self, path, notes):

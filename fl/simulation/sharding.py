@@ -1,8 +1,7 @@
 """One round over many devices: each maps its own members, and their sums meet in one `psum`.
 
-The devices stand along one axis of a mesh. Members are dealt out in blocks, so that each device has
-as many *slots*; where the devices do not divide them, the last slots are filled with members of the
-number `NOBODY`, which weigh nothing and are left out of every sum and every list.
+Members are dealt out to the devices as `placing` says; those that only fill a slot weigh nothing
+and are left out of every sum and every list.
 
 Within a device, members are mapped as a `Mapper` says. Unrolled, what is compiled is one
 `jax.shard_map` a group, and a slot's state is an array with an axis for the device. Side by side,
@@ -17,41 +16,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
+from fl.simulation import processes
 from fl.simulation.mapping import Mapper, Same, group_of, groups
+from fl.simulation.placing import (
+    AXIS,
+    COMMON,
+    NOBODY,
+    OWN,
+    Own,
+    copies,
+    deal,
+    fill,
+    put,
+    slots,
+)
 
 PyTree = Any
-
-AXIS = "clients"
-# The number of a member that only fills a slot.
-NOBODY = -1
-COMMON, OWN = PartitionSpec(), PartitionSpec(AXIS)
 
 
 class Slots(NamedTuple):
     """Members when unrolled: for each slot a pytree whose leaves are stacked [device, ...]."""
 
     slots: list
-
-
-class Own(NamedTuple):
-    """Samples of which each device has its own part, stacked [device, ...]; the part, within one.
-
-    Attributes:
-        samples: anything with `take` as `fl.simulation.training.Samples` has it.
-    """
-
-    samples: PyTree
-
-    def take(self, indices):
-        """As `Samples.take`."""
-        return self.samples.take(indices)
-
-
-def all_devices() -> Mesh:
-    """The mesh of every device that there is."""
-    return Mesh(np.array(jax.devices()), (AXIS,))
 
 
 class Sharded(NamedTuple):
@@ -69,49 +57,6 @@ class Sharded(NamedTuple):
     def vmapped(self) -> bool:
         """As of `Mapper`. Then all this is for use within one `jax.shard_map`."""
         return self.inner.vmapped
-
-    def slots(self, count: int) -> int:
-        """How many members each device has of so many."""
-        return -(-count // self.mesh.size)
-
-    def fill(self, array: np.ndarray, filling: Any = 0, axis: int = 0) -> np.ndarray:
-        """Lengthen an array along its axis of members, until the devices divide it."""
-        count = array.shape[axis]
-        widths = np.zeros((array.ndim, 2), int)
-        widths[axis, 1] = self.slots(count) * self.mesh.size - count
-        return np.pad(array, widths, constant_values=filling)
-
-    def deal(self, array: np.ndarray) -> np.ndarray:
-        """Array of as many members as the devices divide -> [device, slot, ...]."""
-        return array.reshape(self.mesh.size, -1, *array.shape[1:])
-
-    def fill_cohort(self, cohort: NamedTuple, axis: int = 0) -> NamedTuple:
-        """Fill a cohort, or several stacked, up with nobody, whose samples weigh nothing."""
-        fill = partial(self.fill, axis=axis)
-        return jax.tree.map(fill, cohort)._replace(clients=fill(cohort.clients, NOBODY))
-
-    def deal_cohort(self, cohort: NamedTuple) -> NamedTuple:
-        """A cohort as it is unrolled: arrays [device, slot, ...] on the host."""
-        return jax.tree.map(self.deal, self.fill_cohort(cohort))
-
-    def place_cohorts(self, cohorts: NamedTuple) -> NamedTuple:
-        """Cohorts side by side, stacked [round, ...], on the devices."""
-        spec = PartitionSpec(None, AXIS)
-        return jax.tree.map(partial(self.put, spec=spec), self.fill_cohort(cohorts, axis=1))
-
-    def spread(self, samples: PyTree) -> Own:
-        """Give each device all samples."""
-
-        def copies(leaf):
-            array = np.asarray(leaf)[None]
-            return self.put(np.broadcast_to(array, (self.mesh.size, *array.shape[1:])), OWN)
-
-        return Own(jax.tree.map(copies, samples))
-
-    def put(self, array: np.ndarray, spec: PartitionSpec) -> jax.Array:
-        """Place an array of the host on the devices."""
-        sharding = NamedSharding(self.mesh, spec)
-        return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
 
     def around(self, scan: Callable, state: NamedTuple) -> Callable:
         """Compile rounds whose clients are side by side on each device.
@@ -135,9 +80,10 @@ class Sharded(NamedTuple):
 
     def repeat(self, tree: PyTree, count: int) -> PyTree:
         """Members with a copy of a pytree each, to be given up later."""
-        copies = self.mesh.size * (self.slots(count) if self.vmapped else 1)
-        make = _repeater(self.mesh, copies)
-        return make(tree) if self.vmapped else Slots([make(tree) for _ in range(self.slots(count))])
+        devices, each = self.mesh.size, slots(self.mesh, count)
+        if self.vmapped:
+            return copies(self.mesh, tree, devices * each)
+        return Slots([copies(self.mesh, tree, devices) for _ in range(each)])
 
     def same(self, tree: PyTree, count: int) -> PyTree:
         """Members that share a pytree."""
@@ -145,16 +91,19 @@ class Sharded(NamedTuple):
 
     def load(self, rows: PyTree, count: int) -> PyTree:
         """Members out of arrays on the host, stacked [member, ...]."""
+        filled = jax.tree.map(partial(fill, self.mesh), rows)
+        if not self.vmapped:
+            filled = jax.tree.map(partial(deal, self.mesh), filled)
+        placed = jax.tree.map(partial(put, self.mesh, spec=OWN), filled)
         if self.vmapped:
-            return jax.tree.map(lambda leaf: self.put(self.fill(leaf), OWN), rows)
-        dealt = jax.tree.map(lambda leaf: self.put(self.deal(self.fill(leaf)), OWN), rows)
-        return Slots(_slots_of(dealt, self.slots(count)))
+            return placed
+        return Slots(_slots_of(placed, slots(self.mesh, count)))
 
     def unload(self, members: PyTree, count: int) -> PyTree:
         """Members, each once, as arrays on the host, stacked [member, ...]."""
         if not self.vmapped:
             members = rows_of(members)
-        return jax.tree.map(lambda leaf: leaf[:count], jax.device_get(members))
+        return jax.tree.map(lambda leaf: leaf[:count], processes.to_host(members))
 
     def copy(self, members: PyTree) -> PyTree:
         """Copies that stay when the members are given up."""
@@ -170,8 +119,8 @@ class Sharded(NamedTuple):
             return given
         if isinstance(given, Slots):
             return tuple(given.slots[cut])
-        several = jax.process_count() > 1  # then a program cannot be given the host's own arrays
-        place = partial(self.put, spec=OWN) if several else lambda array: array
+        # Of several processes, none can give a program the host's own arrays.
+        place = partial(put, self.mesh, spec=OWN) if processes.several() else lambda array: array
         return jax.tree.map(lambda leaf: place(leaf[:, cut]), given)
 
     def compile(
@@ -289,14 +238,6 @@ def _for_all(tree):
 def _compiled_group(mapper, function):
     settings = {"common": (0, 3), "gives_members": True, "donate_argnums": (1, 2)}
     return mapper.compile(group_of(function), **settings)
-
-
-@lru_cache
-def _repeater(mesh, copies):
-    def repeat(tree):
-        return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], copies, 0), tree)
-
-    return jax.jit(repeat, out_shardings=NamedSharding(mesh, OWN))
 
 
 @partial(jax.jit, static_argnums=1)

@@ -33,8 +33,11 @@ class Samples(NamedTuple):
         return self.images[indices].astype(float) / self.scale, self.labels[indices]
 
 
-def training_samples(dataset: Dataset) -> Samples:
-    """Put a data set's training part on the device."""
+def training_samples(dataset: Dataset, on_host: bool = False) -> Samples:
+    """Put a data set's training part on the device, unless it is to stay on the host."""
+    if on_host:
+        scale = np.float32(dataset.scale)
+        return Samples(dataset.train_images, dataset.train_labels.astype(np.int32), scale)
     return _samples(dataset.train_images, dataset.train_labels, dataset.scale)
 
 

@@ -1,0 +1,72 @@
+"""A program's process before it computes: mapping, other processes of the run, checkpoints."""
+
+import hashlib
+import json
+from argparse import ArgumentParser
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fl.experiment.program import AUTO, CommonOptions
+from fl.experiment.provenance import code
+from fl.simulation import engine, mapping, processes
+
+# The folder of checkpoints; None for one beside the results.
+_checkpoints = [None]
+
+
+def begin(options: CommonOptions, parser: ArgumentParser, shared: bool = False) -> None:
+    """Set the process up for computing, before anything is computed.
+
+    Args:
+        options: of the program.
+        parser: which ends it.
+        shared: whether several processes can share a run of the program.
+
+    Raises:
+        SystemExit: with status 2 and a sentence that names the option.
+    """
+    engine.keep_compiled_code()
+    engine.choose_mapping(None if options.mapping == AUTO else options.mapping)
+    _checkpoints[:] = [options.checkpoint]
+    _join(options, parser, shared)
+
+
+def _join(options, parser, shared):
+    """Join the other processes of the run, if there are any."""
+    given = options.coordinator, options.processes, options.process
+    if any(each is not None for each in given) and None in given:
+        parser.error("argument --coordinator: goes with --processes and --process")
+    alone = given[0] is None and not processes.launched()
+    if alone or options.plan or options.list:
+        return
+    if not shared:
+        parser.error(
+            "argument --coordinator: attacks look at all clients, whom a single process must have: "
+            "start one, without srun or mpirun"
+        )
+    if options.mapping not in (AUTO, mapping.SHARDED):
+        parser.error("argument --mapping: several processes go with sharded")
+    if given[0] and options.process >= options.processes:
+        parser.error("argument --process: is from 0 to one below --processes")
+    try:
+        processes.join(*given)
+    except (RuntimeError, ValueError, OSError) as error:
+        parser.error(f"argument --coordinator: the processes did not come together: {error}")
+
+
+def checkpoint_path(results_path: Path, run: Any, *further: Any) -> Path:
+    """Where a run keeps its checkpoints: other code or other options find no match.
+
+    Args:
+        results_path: the results file, beside which they lie unless `begin` was told otherwise.
+        run: an instance of an experiment's `Run`.
+        further: what else the rounds depend on: dataclasses and what JSON can hold.
+    """
+    where = code(type(run)).digest, jax.__version__, *engine.placement()
+    everything = [run, *further, *where]
+    text = json.dumps(everything, default=asdict)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return (_checkpoints[0] or results_path.parent / ".checkpoints") / f"{name}.npz"

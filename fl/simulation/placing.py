@@ -1,0 +1,117 @@
+"""What lies where when clients are spread over devices: members, cohorts, samples.
+
+The devices stand along one axis of a mesh. Members are dealt out in blocks, so that each device has
+as many *slots*; where the devices do not divide them, the last slots are filled with members of the
+number `NOBODY`. Arrays of the host are whole in every process; each places what its devices hold.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+PyTree = Any
+
+AXIS = "clients"
+# The number of a member that only fills a slot.
+NOBODY = -1
+COMMON, OWN = PartitionSpec(), PartitionSpec(AXIS)
+
+
+class Own(NamedTuple):
+    """Samples of which each device has its own part, stacked [device, ...]; the part, within one.
+
+    Attributes:
+        samples: anything with `take` as `fl.simulation.training.Samples` has it.
+    """
+
+    samples: PyTree
+
+    def take(self, indices):
+        """As `Samples.take`."""
+        return self.samples.take(indices)
+
+
+def all_devices() -> Mesh:
+    """The mesh of every device that there is."""
+    return Mesh(np.array(jax.devices()), (AXIS,))
+
+
+def slots(mesh: Mesh, count: int) -> int:
+    """How many members each device has of so many."""
+    return -(-count // mesh.size)
+
+
+def put(mesh: Mesh, array: np.ndarray, spec: PartitionSpec) -> jax.Array:
+    """Place an array of the host on the devices."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+
+def copies(mesh: Mesh, tree: PyTree, count: int) -> PyTree:
+    """A copy of a pytree for each of so many members, whom the devices divide, on their devices."""
+
+    def copied(leaf):
+        array = np.asarray(leaf)
+        return put(mesh, np.broadcast_to(array, (count, *array.shape)), OWN)
+
+    return jax.tree.map(copied, tree)
+
+
+def fill(mesh: Mesh, array: np.ndarray, filling: Any = 0, axis: int = 0) -> np.ndarray:
+    """Lengthen an array along its axis of members, until the devices divide it."""
+    count = array.shape[axis]
+    widths = np.zeros((array.ndim, 2), int)
+    widths[axis, 1] = slots(mesh, count) * mesh.size - count
+    return np.pad(array, widths, constant_values=filling)
+
+
+def fill_cohorts(mesh: Mesh, cohorts: NamedTuple) -> NamedTuple:
+    """Fill cohorts, stacked [round, client, ...], up with nobody, whose samples weigh nothing."""
+    filled = jax.tree.map(partial(fill, mesh, axis=1), cohorts)
+    return filled._replace(clients=fill(mesh, cohorts.clients, NOBODY, axis=1))
+
+
+def deal(mesh: Mesh, array: np.ndarray) -> np.ndarray:
+    """Array of as many members as the devices divide -> [device, slot, ...]."""
+    return array.reshape(mesh.size, -1, *array.shape[1:])
+
+
+def spread(mesh: Mesh, samples: PyTree) -> Own:
+    """Give each device all samples."""
+    return Own(copies(mesh, samples, mesh.size))
+
+
+def bring(mesh: Mesh, samples: PyTree, cohorts: NamedTuple) -> tuple[Own, NamedTuple]:
+    """Give each device the samples of its own clients' minibatches in some rounds.
+
+    A process touches no others than those of its devices.
+
+    Args:
+        mesh: the devices.
+        samples: on the host, a pytree whose arrays are stacked [sample, ...], or are numbers.
+        cohorts: from `fill_cohorts`.
+
+    Returns:
+        The samples, and the cohorts with their places among them.
+    """
+    rounds, _, *minibatches = cohorts.indices.shape
+    dealt = cohorts.indices.reshape(rounds, mesh.size, -1)
+    count = dealt[:, 0].size  # of each device
+
+    def own(leaf):
+        if not np.ndim(leaf):
+            return copies(mesh, leaf, mesh.size)
+
+        def rows(part):
+            return leaf[dealt[:, part[0]].ravel()][None]
+
+        shape = mesh.size, count, *leaf.shape[1:]
+        return jax.make_array_from_callback(shape, NamedSharding(mesh, OWN), rows)
+
+    places = np.arange(count, dtype=np.int32).reshape(rounds, 1, -1, *minibatches)
+    places = np.broadcast_to(places, (rounds, mesh.size, *places.shape[2:]))
+    placed = cohorts._replace(indices=places.reshape(cohorts.indices.shape))
+    return Own(jax.tree.map(own, samples)), placed

@@ -1,0 +1,135 @@
+"""A run shared by two processes: who writes, what a death does, and that it goes on to the bit."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from programs import DIES, RUNS
+from test_sharding import environment, free_port
+
+from fl.experiment import results
+from fl.simulation import processes
+
+FOLDER = Path(__file__).parents[1] / "performance"
+# Seven clients on four devices.
+ASKED = [
+    "-m",
+    "softmax",
+    "-a",
+    "secadam",
+    "--efficient",
+    "-n",
+    "7",
+    "--rounds",
+    "24",
+    "--evaluate-every",
+    "3",
+]
+SAVES = "from fl.simulation import run; run.CHECKPOINT_EVERY = 0.0\n"
+
+
+def start(path, code, *more, devices=2):
+    """A process of the program, after some code."""
+    command = [sys.executable, "-c", code + RUNS, "--results", str(path), *ASKED, *more]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=FOLDER, env=environment(devices), **pipes)
+
+
+def start_two(path, *codes, more=()):
+    """Both processes, each after its code."""
+    where = f"127.0.0.1:{free_port()}"
+    shared = ["--coordinator", where, "--processes", "2", *more, "--process"]
+    return [start(path, code, *shared, str(number)) for number, code in enumerate(codes)]
+
+
+def end(*started):
+    """Exit statuses, and what was said on standard output and error."""
+    said = [each.communicate(timeout=300) for each in started]
+    return [each.returncode for each in started], *zip(*said, strict=True)
+
+
+def history(path):
+    frame = results.read(results.history_path(path))
+    return frame[["round", "accuracy", "loss"]].values.tolist()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The results of two processes that nothing happens to."""
+    path = tmp_path_factory.mktemp("whole") / "results.csv"
+    statuses, out, err = end(*start_two(path, "", ""))
+    assert statuses == [0, 0], err
+    return path, out, err
+
+
+def test_the_first_process_alone_writes_and_draws(whole):
+    path, out, err = whole
+    assert len(results.read(path)) == 1
+    assert "final accuracy" in out[0]
+    assert "round/s" in err[0]
+    assert not out[1]
+    assert "round/s" not in err[1]
+
+
+def test_two_processes_compute_what_one_does(whole, tmp_path):
+    path = tmp_path / "results.csv"
+    statuses, _, err = end(start(path, "", devices=1))
+    assert statuses == [0], err
+    for one, two in zip(history(path), history(whole[0]), strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
+
+
+@pytest.mark.parametrize("dying", [0, 1])
+def test_a_death_ends_the_other_with_a_sentence_and_the_run_goes_on_to_the_bit(
+    dying, whole, tmp_path
+):
+    path, kept = tmp_path / "results.csv", tmp_path / "kept"
+    codes = [SAVES, SAVES]
+    codes[dying] = DIES
+    more = ["--checkpoint", str(kept)]
+    started = start_two(path, *codes, more=more)
+    statuses, _, err = end(started[dying])
+    began = time.monotonic()
+    others, _, said = end(started[1 - dying])
+    assert time.monotonic() - began < 60
+    assert statuses == [-signal.SIGKILL], err
+    assert others == [1]
+    assert f"process {1 - dying}: another process of this run has ended" in said[0]
+    assert "Traceback" not in said[0]
+    assert len(list(kept.iterdir())) == 1
+    statuses, _, err = end(*start_two(path, "", "", more=more))
+    assert statuses == [0, 0], err
+    # Where it went on from: the bar starts there.
+    assert "| 0/24" not in err[0]
+    assert history(path) == history(whole[0])
+
+
+REFUSED = {
+    "--processes 2": "argument --coordinator: goes with --processes and --process",
+    "--coordinator here --processes 2 --process 0": "argument --coordinator: needs HOST:PORT",
+    "--coordinator a:1 --processes 2 --process 2": "argument --process: is from 0 to one below",
+    "--coordinator a:1 --processes 2 --process 0 --mapping loop": "argument --mapping: several",
+}
+
+
+def test_what_cannot_be_is_refused_with_a_sentence(tmp_path):
+    from programs import assert_refused
+
+    assert_refused(FOLDER, tmp_path / "results.csv", REFUSED)
+    attacks = {"--coordinator a:1 --processes 2 --process 0": "argument --coordinator: attacks"}
+    for name in ("inversion", "mitigation"):
+        assert_refused(FOLDER.parent / name, tmp_path / "results.csv", attacks)
+
+
+@pytest.mark.parametrize("name", processes.LAUNCHED)
+def test_schedulers_say_whether_there_are_others(name, monkeypatch):
+    for each in processes.LAUNCHED:
+        monkeypatch.delenv(each, raising=False)
+    assert not processes.launched()
+    monkeypatch.setenv(name, "1")
+    assert not processes.launched()
+    monkeypatch.setenv(name, "2")
+    assert processes.launched()
