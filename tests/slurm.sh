@@ -42,18 +42,24 @@ PartitionName=all Nodes=$host Default=YES MaxTime=INFINITE State=UP OverSubscrib
 END
 export SLURM_CONF=$folder/slurm.conf
 daemons=()
-stop() {
-    for daemon in "${daemons[@]}"; do kill "$daemon" 2>/dev/null || true; done
-    wait
+stop() { # the last started first: what slurmd has run still reports by way of the others
+    for daemon in "${daemons[@]}"; do
+        kill "$daemon" 2>/dev/null || true
+        for _ in $(seq 20); do
+            if ! kill -0 "$daemon" 2>/dev/null; then break; fi
+            sleep 0.5
+        done
+        kill -9 "$daemon" 2>/dev/null || true
+    done
 }
 trap stop EXIT
 munged --foreground --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" \
     --pid-file="$folder/munge.pid" --seed-file="$folder/munge.seed" >"$folder/munged.out" 2>&1 &
-daemons+=($!)
+daemons=($! "${daemons[@]}")
 slurmctld -D -f "$SLURM_CONF" >"$folder/slurmctld.out" 2>&1 &
-daemons+=($!)
+daemons=($! "${daemons[@]}")
 slurmd -D -f "$SLURM_CONF" >"$folder/slurmd.out" 2>&1 &
-daemons+=($!)
+daemons=($! "${daemons[@]}")
 for _ in $(seq 60); do
     if sinfo --noheader --format=%T 2>/dev/null | grep -qx idle; then break; fi
     sleep 1

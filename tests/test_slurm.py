@@ -39,7 +39,7 @@ wait_for_all
 submit
 """
 TWO = """
-srun --ntasks=2 --cpus-per-task=1 "$PYTHON" main.py -m softmax --efficient -n 7 --rounds 20 \
+srun --ntasks=2 --overcommit "$PYTHON" main.py -m softmax --efficient -n 7 --rounds 20 \
     --results "$RESULTS"
 """
 

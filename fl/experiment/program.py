@@ -170,6 +170,9 @@ def run_grid(runs: Iterable[R], run_one: Callable[[R], None], describe: Callable
         except (results.ResultsError, OSError) as error:
             print("\n".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
             return 1
+        except jax.errors.JaxRuntimeError:
+            processes.mourn()
+            raise
         except KeyboardInterrupt:
             print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
             return 130

@@ -9,6 +9,7 @@ import secrets
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -119,6 +120,15 @@ def leave(status: int) -> None:
         os._exit(status)  # JAX would wait for the others
     multihost_utils.sync_global_devices("leave")
     _over.set()
+
+
+def mourn() -> None:
+    """Wait, after an error of the devices, for the news that another process has died.
+
+    That is how a death may show first; the news end this process. Returns where there are none.
+    """
+    if several():
+        time.sleep(1.5 * SILENCE_S)
 
 
 _over = threading.Event()

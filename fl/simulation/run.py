@@ -23,8 +23,8 @@ PyTree = Any
 
 # Seconds between checkpoints: what a kill may cost.
 CHECKPOINT_EVERY = 60.0
-# And as a multiple of the time that the last one took.
-SAVING_SHARE = 10
+# One that takes more seconds than this makes that longer, in proportion.
+QUICK_SAVE = 6.0
 
 
 class Evaluation(NamedTuple):
@@ -217,7 +217,7 @@ class _Run:
     def _is_due(self):
         """Whether a checkpoint is; large ones are made less often."""
         waited = time.perf_counter() - self._last_saved
-        return processes.agree(waited > max(CHECKPOINT_EVERY, SAVING_SHARE * self._save_s))
+        return processes.agree(waited > CHECKPOINT_EVERY * max(1.0, self._save_s / QUICK_SAVE))
 
     def _look_at(self, losses):
         losses = np.asarray(losses)
