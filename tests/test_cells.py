@@ -45,12 +45,12 @@ def test_runs_that_share_their_training_are_one_command(tmp_path):
     for line in lines:
         assert "--attack representation analytic" in line
         assert "--dp 1.0 0.01" in line
-    attacks = "--attack none one_shot --as-published=moments,pgd-step --seed 0 1"
+    attacks = "--attack none one_shot --as-published=radius,pgd-step --seed 0 1"
     lines = listed("mitigation", path, *attacks.split())
     assert len(lines) == 2
     for line in lines:
         assert "--attack none one_shot" in line
-        assert "--as-published=moments,pgd-step" in line
+        assert "--as-published=radius,pgd-step" in line
 
 
 FAKE_SBATCH = """#!/usr/bin/env bash

@@ -32,7 +32,7 @@ def test_those_who_stay_away_keep_what_they_have_to_the_bit(mapping):
     schedule = schedule._replace(clients=schedule.clients[4:], indices=schedule.indices[4:])
     state, _ = rounds(state, schedule)
     (who,) = schedule.clients
-    kept = before.clients.states, state.clients.states
+    kept = before.clients.everybody(), state.clients.everybody()
     for old, new in zip(*map(jax.tree.leaves, kept), strict=True):
         changed = (old != new).reshape(CLIENTS, -1).any(1)
         assert np.flatnonzero(changed).tolist() == who.tolist()
@@ -90,23 +90,28 @@ def test_the_device_holds_one_cohort_however_many_clients_there_are():
         cohort = Cohort(5, np.random.default_rng(0))
         sampler = MinibatchSampler(case.parts(), 4, case.seeds(), cohort)
         state, _ = rounds(federation, sampler.draw(3, 1))
-        held = jax.tree.leaves(state.clients.states)
-        assert all(isinstance(leaf, np.ndarray) and len(leaf) == clients for leaf in held)
-        packed = state.clients.packed()
-        assert all(len(leaf) <= 15 for leaf in jax.tree.leaves(packed.states))
+        held = jax.tree.leaves(state.clients.packed().states)
+        assert all(isinstance(leaf, np.ndarray) and len(leaf) <= 15 for leaf in held)
         own = [leaf for leaf in jax.live_arrays() if leaf.dtype == np.float32]
         return max(leaf.nbytes for leaf in own)
 
     assert on_the_device(1000) == on_the_device(100)
 
 
-def test_a_state_of_one_client_that_is_not_zero_is_everybodys():
-    clients = resting.start({"a": np.array([1.0, 0.0])}, 3)
-    clients.put(np.array([1]), {"a": np.array([[5.0, 6.0]])})
-    again = clients.copied()
-    clients.put(np.array([2]), {"a": np.array([[7.0, 8.0]])})
-    assert again.states["a"].tolist() == [[1, 0], [5, 6], [1, 0]]
-    assert again.awoken.tolist() == [False, True, False]
+def test_clients_start_alike_and_keep_what_is_put():
+    clients = resting.Resting({"a": np.array([1.0, 0.0])}, 4)
+    expected = np.tile([1.0, 0.0], (4, 1))
+    rng = np.random.default_rng(0)
+    for _ in range(9):
+        who = np.sort(rng.choice(4, rng.integers(1, 3), replace=False))
+        assert np.array_equal(clients.take(who)["a"], expected[who])
+        new = rng.normal(size=(len(who), 2))
+        before = clients.copied()
+        kept = expected.copy()
+        clients.put(who, {"a": new})
+        expected[who] = new
+        assert np.array_equal(before.everybody()["a"], kept)
+        assert np.array_equal(clients.everybody()["a"], expected)
 
 
 def test_a_copy_of_a_run_stands_where_the_run_stood(tmp_path):

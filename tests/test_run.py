@@ -9,6 +9,7 @@ from fl.data.sampling import Cohort, MinibatchSampler
 from fl.simulation import algorithms, checkpoint, dispatch, engine, pgd, run
 from fl.simulation.mapping import LOOP, MAPPINGS
 from fl.simulation.models import MODELS
+from fl.simulation.resting import Resting
 from fl.simulation.rounds import Work
 from fl.simulation.training import Samples, sample_losses
 
@@ -51,7 +52,10 @@ SCORES = {"sum": weight_sum}
 
 
 def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+    leaves = [
+        leaf.packed() if isinstance(leaf, Resting) else leaf for leaf in jax.tree.leaves(tree)
+    ]
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(leaves)]
 
 
 def test_evaluates_every_few_rounds_and_after_the_last_one():

@@ -10,9 +10,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from fl.simulation import placing, processes, resting
+from fl.simulation import placing, processes
 from fl.simulation.mapping import Mapper
 from fl.simulation.placing import AXIS, COMMON, OWN
+from fl.simulation.resting import Resting
 from fl.simulation.rounds import Cohort, Rounds, State
 from fl.simulation.sharding import Sharded
 from fl.simulation.training import Samples
@@ -190,5 +191,5 @@ def with_resting(
             losses.append(loss)
         return state._replace(clients=everyone), jnp.concatenate(losses)
 
-    state = federation.state._replace(clients=resting.start(client, count))
+    state = federation.state._replace(clients=Resting(client, count))
     return Federation(state, run, 1 if keeps_something else federation.chunk)

@@ -125,7 +125,7 @@ def client_states(state: State, count: int) -> PyTree:
     """
     clients = state.clients
     if isinstance(clients, Resting):
-        clients = clients.states
+        clients = clients.everybody()
     elif isinstance(clients, Slots):
         clients = rows_of(clients)
     elif isinstance(clients, list):  # unrolled; what clients keep is no list
