@@ -55,7 +55,7 @@ def train_federation(run: Run, plan: Plan, data_dir: Path | None, saved: Path) -
         run: which.
         plan: from `plan`.
         data_dir: where data sets are, see `datasets.load`.
-        saved: the checkpoint, see `program.checkpoint_path`.
+        saved: the checkpoint, see `startup.checkpoint_path`.
 
     Raises:
         datasets.DatasetUnavailableError: if the data are not there.
