@@ -294,7 +294,11 @@ def minibatches(line="", attacked=True):
     clean = SimpleNamespace(
         sampler=MinibatchSampler(parts, 32, [0] * 5),
         dataset=SimpleNamespace(train_labels=labels),
-        outcome=SimpleNamespace(state=jnp.zeros(1), history=[], diverged=False),
+        outcome=SimpleNamespace(
+            state=rounds.State(jnp.zeros(1), (), [], jax.random.PRNGKey(0), ()),
+            history=[],
+            diverged=False,
+        ),
     )
     ((run, _),) = made(mitigation, f"-d fashion_mnist -n 5 --adversaries 2 --defence pgd {line}")
     drawn = mitigation.stages._Stages(run, clean, None, 1)._minibatches(attacked).draw(1, 1)
