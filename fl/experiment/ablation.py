@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from fl.experiment import reports, results, summary
-from fl.experiment.comparison import TASK, Paper
+from fl.experiment.comparison import TASK, Paper, comparable, name_of_task
 from fl.experiment.departures import PART_OF
-from fl.experiment.layout import Metric, count, task_name
+from fl.experiment.layout import Metric, count
 from fl.experiment.reports import Table
 
 ALONE, AMONG_ALL = "Alone", "Among all"
@@ -48,7 +48,7 @@ def effects(frame: pd.DataFrame, paper: Paper, columns: Sequence[str]) -> pd.Dat
         run with it minus the default, `AMONG_ALL` for one as published minus all but it; of each
         column the mean difference over seeds, missing where a run has no value; and seeds.
     """
-    frame = frame[paper.same(frame) & (frame["status"] != "diverged") & frame["overrides"].isna()]
+    frame = comparable(frame[frame["overrides"].isna()], paper)
     given = frame["departures"].map(_ids)
     runs = {done: frame[given == done] for done in given.unique()}
     found = []
@@ -93,7 +93,7 @@ def _tables(frame, paper, metrics) -> Iterator[Table]:
     for setting, view in summary.groups(every, paper.keys):
         task = {key: setting[key] for key in TASK}
         runs = frame[results.matches(frame, setting)]
-        named = task_name({**task, "clients": int(runs["clients"].iloc[0])})
+        named = name_of_task(task, runs)
         name = paper.name(setting)
         seeds = sorted(view["seeds"].unique())
         yield Table(

@@ -79,7 +79,7 @@ def compare(frame: pd.DataFrame, paper: Paper) -> pd.DataFrame:
     published = published.merge(tasks, on=TASK)
     if published.empty:
         sys.exit(f"nothing to compare: {paper.path} has no figure of these data sets and models")
-    frame, stand_in = _nearest(frame[paper.same(frame) & (frame["status"] != "diverged")], paper)
+    frame, stand_in = _nearest(comparable(frame, paper), paper)
     published = published.merge(stand_in, on=TASK, how="left")
     parts = []
     for column, (_, floor) in paper.metrics.items():
@@ -94,6 +94,16 @@ def compare(frame: pd.DataFrame, paper: Paper) -> pd.DataFrame:
         parts.append(figures.assign(verdict=[v for v, _ in found], by=[by for _, by in found]))
     every = pd.concat(parts, ignore_index=True)
     return every.assign(name=[paper.name(row) for row in every.to_dict("records")])
+
+
+def comparable(frame: pd.DataFrame, paper: Paper) -> pd.DataFrame:
+    """Those of some runs that are in the paper's setting and came to an end."""
+    return frame[paper.same(frame) & (frame["status"] != "diverged")]
+
+
+def name_of_task(task: Mapping, runs: pd.DataFrame) -> str:
+    """A data set and model, and the clients of its runs, for a caption."""
+    return task_name({**task, "clients": int(runs["clients"].iloc[0])})
 
 
 def _nearest(frame, paper):
@@ -124,7 +134,7 @@ def show(frame: pd.DataFrame, paper: Paper, prefix: str, options: argparse.Names
 def _tables(every, paper, frame):
     for task, of_task in summary.groups(every, TASK):
         same = frame[results.matches(frame, task)]
-        named = task_name({**task, "clients": int(same["clients"].iloc[0])})
+        named = name_of_task(task, same)
         for column, figures in of_task.groupby("metric", sort=False):
             metric = paper.metrics[column].metric
             notes = dict(zip(ascii_lowercase, filter(None, figures["by"].unique()), strict=False))

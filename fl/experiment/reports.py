@@ -43,6 +43,7 @@ def command_line(description: str, folder: Path, example: str) -> argparse.Argum
         metavar="CSV",
         help="what main.py wrote (default: results.csv beside this script)",
     )
+    parser.set_defaults(compare=False, ablate=False)  # where there is no such option
     parser.add_argument("--dataset", nargs="+", default=[], help="only these data sets")
     parser.add_argument("--model", nargs="+", default=[], help="only these models")
     parser.add_argument(
@@ -131,7 +132,7 @@ def _read_all(options, needs):
     """The results, and the ablations beside them where the options ask for what these explain."""
     found = [read(options.results, needs)]
     beside = options.results.with_name(ABLATIONS)
-    if (options.compare or getattr(options, "ablate", False)) and beside.exists():
+    if (options.compare or options.ablate) and beside.exists():
         found.append(read(beside, needs))
     return pd.concat(found, ignore_index=True)
 
