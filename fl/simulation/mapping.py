@@ -95,10 +95,6 @@ class Mapper(NamedTuple):
         """Members, each once, as arrays on the host, stacked [member, ...]."""
         return jax.device_get(members if self.vmapped else _stacked(members))
 
-    def copy(self, members: PyTree) -> PyTree:
-        """Copies that stay when the members are given up."""
-        return jax.tree.map(jnp.copy, members)
-
     def compile(
         self,
         function: Callable,

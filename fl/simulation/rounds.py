@@ -240,7 +240,7 @@ def build(work: Work, mapper: Mapper | Sharded) -> Rounds:
         # The server broadcasts the parameters, from which each client of the cohort sets out.
         received = algorithm.broadcast(state.params, state.server)
         local = mapper.same(state.params, count)
-        before = mapper.copy(own) if work.deviate and steps > 1 else None
+        before = jax.tree.map(jnp.copy, own) if work.deviate and steps > 1 else None
 
         # Each takes its local steps; with the last one it sends its message.
         def take_step(number, carry):

@@ -105,10 +105,6 @@ class Sharded(NamedTuple):
             members = rows_of(members)
         return jax.tree.map(lambda leaf: leaf[:count], processes.to_host(members))
 
-    def copy(self, members: PyTree) -> PyTree:
-        """Copies that stay when the members are given up."""
-        return jax.tree.map(jnp.copy, members)
-
     def cuts(self, numbers: np.ndarray) -> list[slice]:
         """Cut the slots of a cohort into what is computed together."""
         return [slice(None)] if self.vmapped else list(groups(numbers.shape[1], self.inner.group))
