@@ -29,7 +29,7 @@ from calibration import CannotCalibrateError
 from disaggregation import Disaggregated, disaggregate
 from label_inference import infer_labels
 from optimise import solve
-from pixel_gains import Layers, by_activations, by_steps, far_off
+from pixel_gains import Layers, both, by_activations, by_steps
 from threat_model import PublicKnowledge, WindowView
 from window_gradients import follow_leaf, images_behind, is_one_ratio, layer_gradients, layer_rows
 
@@ -128,9 +128,7 @@ def _gains(view, some, found):
         gains = _gains_by_activations(view, some, found, certain)
     except (CannotCalibrateError, TooFewEquationsError):
         gains = None
-    if gains is None or far_off(gains, of_steps):
-        return of_steps.of_pixels.ravel(), of_steps.mostly_exact
-    return gains, True
+    return both(gains, of_steps, found, certain, public.levels)
 
 
 def _gains_by_activations(view, some, found, certain):

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from row_factors import root_share, size_of, solve_rows
 
 # Units to calibrate with, at least, and for each sample: more of them determine it better, and are
 # slower.
@@ -34,8 +35,6 @@ ITERATIONS = 24
 UNWEIGHED = 4
 # Of a unit's bias gradient in units of its root mean square: below, it was not active in the round.
 QUIET = 0.03
-# Rows that are calibrated at a time; bounds memory.
-ROWS = 16
 # Units that a calibration is extended to at a time: what they take stays in the caches.
 UNITS_AT_A_TIME = 8
 # A unit's misfit, in medians of those that were calibrated, above which it is left out.
@@ -154,40 +153,7 @@ def improve(
         root_share(outside * of_rounds[:, None, None], inside * of_rounds[:, None, None], (0, 2)),
     )
     seen = y * columns * jnp.sqrt(of_rounds)[:, None, None]
-    solved = lax.map(
-        partial(_solve_row, spaces), (jnp.swapaxes(seen, 0, 1), scales), batch_size=ROWS
-    )
-    return solved, spaces, residuals
-
-
-def _solve_row(spaces, row):
-    """The factors of one row that lose least outside of the row spaces, by inverse iteration."""
-    seen, scales = row
-    size = jnp.sqrt(jnp.sum(seen**2, axis=0))
-    known = size > 0
-    seen = jnp.where(known[None], seen / jnp.where(known, size, 1)[None], 0)
-    within = jnp.swapaxes(seen[:, :, None] * spaces, 0, 1).reshape(len(size), -1)
-    start = scales * size
-    found = _leading(within, start)
-    found = jnp.abs(jnp.where(jnp.isfinite(found).all(), found, start))
-    return jnp.where(known, found / jnp.where(known, size, 1), 0)
-
-
-def _leading(within, found):
-    """The leading left singular vector of a matrix whose largest singular value is next to 1.
-
-    By inverse iteration from `found`, on the smaller one of the two products of the matrix.
-    """
-    wide = within.shape[0] <= within.shape[1]
-    product = within @ within.T if wide else within.T @ within
-    # A little more than 1, or the matrix would be singular where the fit is perfect.
-    matrix = (1 + 1e-9) * jnp.eye(len(product), dtype=within.dtype) - product
-    factor = jnp.linalg.cholesky(matrix), True
-    found = found if wide else found @ within
-    for _ in range(3):
-        found = jax.scipy.linalg.cho_solve(factor, found)
-        found /= size_of(jnp.linalg.norm(found))
-    return found if wide else within @ found
+    return solve_rows(jnp.swapaxes(seen, 0, 1), scales, spaces), spaces, residuals
 
 
 @jax.jit
@@ -246,13 +212,3 @@ def _extend_to(bases, of_rounds, unit):
     found = jnp.where((known > 0).any(), known, found)
     share = root_share(outside(found) ** 2 * weight, (y * found[None]) ** 2 * weight, (0, 1))
     return found, share
-
-
-def root_share(part: jax.Array, whole: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The root of a part's share, both summed over axes."""
-    return jnp.sqrt(jnp.sum(part, axis=axes) / size_of(jnp.sum(whole, axis=axes)))
-
-
-def size_of(x: jax.Array) -> jax.Array:
-    """A size to divide by: 1 where there is none."""
-    return jnp.where(x > 0, x, 1)

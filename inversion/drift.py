@@ -9,7 +9,8 @@ find factors by, where a good guess at them is there.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from calibration import QUIET, UNITS, WORST, improve, random_spaces, root_share, size_of, weigh
+from calibration import QUIET, UNITS, WORST, improve, random_spaces, weigh
+from row_factors import root_share, size_of
 
 # Rounds whose factors are taken for the same, and iterations to find them.
 BLOCK, ITERATIONS = 16, 6

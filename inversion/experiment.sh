@@ -12,7 +12,8 @@
 # Runs that results.csv holds already are skipped, and interrupted ones go on where they were.
 #
 # On 2 cores of an AMD EPYC: --quick takes two minutes. Fashion-MNIST with lenet: a training 20 to
-# 40 s (100 s with DP, of which the grid has 60), an attack on it half a minute, three hours in all.
+# 40 s (100 s with DP, of which the grid has 60), an attack on it half a minute, three hours in all,
+# and as long for the attacks that watch a window, which are from half a minute to ten minutes each.
 # Expect there, as PSNR of the analytic attack: FedAvg 64.5 dB, SecAdam 7.1 dB.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -46,14 +47,26 @@ done
 run "${tasks[@]}" --model "${models[@]}" --algorithm "${algorithms[@]}" --attack cosine cpl
 if chosen lenet "${models[@]}"; then
     run "${tasks[@]}" --model lenet --algorithm "${algorithms[@]}" --attack analytic exact
-    # One client, and aggregates, watched for a hundred rounds; what may protect; when; local steps.
-    watched=("${tasks[@]}" --model lenet --algorithm secadam --attack adaptive --attack-clients 1 \
-        --pgd-step 0)
+    # One client, and aggregates, watched for a hundred rounds: how many images are mixed; what may
+    # protect; when, and for how long. On seeds that the attack was not made on.
+    watched=(--dataset "${datasets[@]}" --model lenet --algorithm secadam --attack adaptive \
+        --pgd-step 0 --seed 1 2 3 --attack-clients 1)
     run "${watched[@]}" --num-clients 1 2 5 10 --batch-size 1 8
-    run "${watched[@]}" --num-clients 1 --protect float16 bfloat16 int8 sign noise=0.01 noise=0.1
-    run "${watched[@]}" --num-clients 1 --batch-size 1 --attack-round 10 100
-    run "${watched[@]}" --num-clients 1 --batch-size 1 --local-steps 3 10
-    run "${watched[@]}" --algorithm adam --num-clients 10 --batch-size 1 8
+    run "${watched[@]}" --num-clients 20 50 100 --batch-size 1
+    run "${watched[@]}" --num-clients 1 2 --batch-size 32
+    run "${watched[@]}" --num-clients 10 --batch-size 1 8 --algorithm adam
+    single=("${watched[@]}" --num-clients 1 --batch-size 1)
+    run "${single[@]}" --protect float16 bfloat16 int8 sign noise=0.01 noise=0.1
+    run "${single[@]}" --attack-round 1 10 100
+    run "${single[@]}" --window 25
+    run "${single[@]}" --window 50
+    run "${single[@]}" --local-steps 3 10
+    # Client-level differential privacy, and the same without it.
+    private=("${watched[@]}" --attack-clients 0 --num-clients 100 --rounds 300)
+    run "${private[@]}"
+    for epsilon in 2 8 50 1000; do
+        run "${private[@]}" --window 20 --server-rate 0.01 --dp-epsilon 1 "$epsilon"
+    done
     run --dataset "${datasets[@]}" --aggregates --pgd-step 0
 fi
 run --dataset "${datasets[@]}" --gen-images

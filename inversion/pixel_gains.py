@@ -1,10 +1,10 @@
-"""Pixels' gains, which calibration leaves open: the two ways of finding them, and which to believe.
+"""Pixels' gains, which calibration leaves open: two ways of finding them, and what both say.
 
 `brightness` finds gains that make images' values whole multiples of a step of intensity: exact,
 but for faint pixels, where values are precise enough. `activations` finds them by what the layer
-that follows saw of the images: of all pixels, where errors of a percent do not matter either. But
-few images, or images of few classes, leave some of them open, and it does not notice. Exact gains,
-where they are there, do.
+that follows saw of the images: of all pixels, to a percent or so, but few images, or images of few
+classes, leave some of them open, and it does not notice. Where the two agree by and large, exact
+gains stand, and the others are guesses good enough for `nearby_gains` to make most of them exact.
 """
 
 from typing import NamedTuple
@@ -17,9 +17,11 @@ from activations import of_images
 from brightness import Gains
 from brightness import gains as gains_by_steps
 from disaggregation import Disaggregated
+from nearby_gains import NEAR, nearby
 
-# Median relative difference from exact gains with which others are wrong.
-WRONG = 0.02
+# Share of the pixels that are shown with an exact gain from which on values are precise enough for
+# more to be found.
+ENOUGH = 0.1
 
 
 class Layers(NamedTuple):
@@ -73,8 +75,28 @@ def by_activations(found: Disaggregated, certain: np.ndarray, layers: Layers) ->
     return jnp.asarray(gains)
 
 
-def far_off(gains: jax.Array, exact: Gains) -> bool:
-    """Say whether gains [pixel] are wrong, by those that are exact, if these are most of them."""
-    differences = jnp.abs(gains / jnp.where(exact.exact, exact.of_pixels, 1).ravel() - 1)
-    usual = jnp.nanmedian(jnp.where(exact.exact.ravel(), differences, jnp.nan))
-    return exact.mostly_exact and bool(usual > WRONG)
+def both(
+    gains: jax.Array | None, of_steps: Gains, found: Disaggregated, certain: np.ndarray, levels: int
+) -> tuple[jax.Array, bool]:
+    """Make of both ways' gains one for each pixel.
+
+    Args:
+        gains: [pixel] by activations; None where there are none.
+        of_steps: by steps.
+        found: the images of both, as in `by_steps`.
+        certain: likewise.
+        levels: likewise.
+
+    Returns:
+        Gains [pixel], and whether they are more than likely.
+    """
+    exact, by_steps_alone = of_steps.exact.ravel(), of_steps.of_pixels.ravel()
+    if gains is None:
+        return by_steps_alone, of_steps.mostly_exact
+    differences = jnp.abs(gains / jnp.where(exact, by_steps_alone, 1) - 1)
+    usual = jnp.nanmedian(jnp.where(exact, differences, jnp.nan))
+    if usual > NEAR or exact.sum() < ENOUGH * (by_steps_alone > 0).sum():
+        return (by_steps_alone if of_steps.mostly_exact else gains), True
+    near = nearby(found.images[certain], gains, levels)
+    gains = jnp.where(jnp.isnan(near), gains, near)
+    return jnp.where(exact, by_steps_alone, gains), True
