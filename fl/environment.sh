@@ -35,6 +35,10 @@ install_all() {
     install ../.venv/bin/python -m pip install
 }
 
+# Where it is set, as in many container images, every program compiles all modules that it imports
+# anew, JAX's among them: five seconds each time, with uv, which does not compile what it installs.
+unset PYTHONDONTWRITEBYTECODE
+
 declared=(pyproject.toml */requirements.txt)
 stamp=.venv/installed.sha256
 if ! .venv/bin/python -c '' 2>/dev/null; then

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from image_metrics import PSNR_CAP, Metric, psnr
 from jax import lax
-from scipy.optimize import linear_sum_assignment
 
 
 class Images(NamedTuple):
@@ -62,6 +61,9 @@ def assign(reconstructed: Images, true: Images) -> Pairing:
     Raises:
         ValueError: for images of different sizes or pixels that are not floats.
     """
+    # Here, as it takes long to import, which --help and --list need not wait for.
+    from scipy.optimize import linear_sum_assignment
+
     gains = np.asarray(_gains(reconstructed.pixels, true.pixels))
     made, mask = np.asarray(reconstructed.mask), np.asarray(true.mask)
     partner, matched = np.zeros(made.shape, np.int32), np.zeros(made.shape, bool)

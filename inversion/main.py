@@ -15,7 +15,6 @@ from functools import partial
 
 import classifier_metric
 import federation
-import pictures
 from attacks import ATTACKS
 from federation import Trained
 from grid import grid
@@ -44,6 +43,8 @@ def main() -> int:
         if getattr(options, name) and (options.plan or options.list):
             return 0
         if getattr(options, name):
+            import pictures  # and Matplotlib, which takes long
+
             where = options.results, options.data_dir
             kind = pictures.KINDS[name]
             return pictures.draw(kind, list(grid(options)), *where, options.skip_done)

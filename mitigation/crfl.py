@@ -13,7 +13,7 @@ that, the radius is a figure of merit that the paper's code reports too, and no 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import beta, norm
+from scipy.special import betaincinv, ndtr
 
 BOUNDS = ("hoeffding", "clopper-pearson")
 # The paper's number of smoothed models M, deviation of their noise, and error of each bound.
@@ -88,8 +88,8 @@ def count(counts: np.ndarray, error: float, bound: str = "hoeffding") -> Votes:
         margin = np.sqrt(np.log(1 / error) / (2 * models))
         lower, upper = first / models - margin, second / models + margin
     else:
-        lower = np.where(first > 0, beta.ppf(error, first, models - first + 1), 0.0)
-        upper = np.where(second < models, beta.ppf(1 - error, second + 1, models - second), 1.0)
+        lower = np.where(first > 0, betaincinv(first, models - first + 1, error), 0.0)
+        upper = np.where(second < models, betaincinv(second + 1, models - second, 1 - error), 1.0)
     lower, upper = np.clip(lower, 0, 1), np.clip(upper, 0, 1)
     return Votes(winner, lower, upper, abstains=lower <= upper)
 
@@ -131,7 +131,7 @@ def contraction(norms: np.ndarray, sigmas: np.ndarray) -> float:
     Returns:
         The product, in (0, 1]: close to 1 for norms far above the noise, as in the paper.
     """
-    return float(np.prod(2 * norm.cdf(np.asarray(norms) / np.asarray(sigmas)) - 1))
+    return float(np.prod(2 * ndtr(np.asarray(norms) / np.asarray(sigmas)) - 1))
 
 
 def clipping_norm(rounds: np.ndarray, local_steps: int) -> np.ndarray:

@@ -5,9 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from programs import outcomes
-
 from fl.experiment import results
 
 ROOT = Path(__file__).parents[1]
@@ -147,12 +144,3 @@ def test_files_that_do_not_belong_together_are_refused_with_a_sentence(tmp_path)
         assert done.returncode == 1
         assert sentence in done.stderr
         assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("experiment", ["performance"])
-def test_a_list_of_what_is_refused_is_refused(experiment, tmp_path):
-    ((status, said),) = outcomes(
-        ROOT / experiment, tmp_path / "results.csv", ["--list --step-budget 1 -e 2"]
-    ).values()
-    assert status == 2
-    assert "argument --step-budget" in said

@@ -27,7 +27,7 @@ ATTACKS = f"-o sgd ours --attack representation analytic {SMALL}"
 PRIVATE = f"-b 2 -d digits -m softmax -n 3 -s 1 -r 3 -o sgd --dp 1 0.01 {SHORT}"
 PRIVATE_MOMENTS = (
     "--attack adaptive -o ours -m lenet -n 2 -b 1 -r 9 --window 8 --attack-clients 1 "
-    "--dp-epsilon 1 50 --delta 1e-3"
+    "--dp-epsilon 1 50 --delta 1e-3 --attack-steps 3"
 )
 PERTURBED = f"-m softmax -o ours --idlg --perturb -n 4 -r 4 {SHORT}"
 PUBLISHED = f"-o sgd ours --as-published {SMALL}"
@@ -36,12 +36,13 @@ AGAIN = f"-s 0 1 --skip-done {SMALL}"
 DRAWN = f"--gen-images --skip-done {SMALL}"
 WATCHED = (
     "-o ours --attack adaptive --attack-clients 1 -m lenet -n 2 -b 1 -r 14 --window 8 "
-    "--attack-round 3 14"
+    "--attack-round 8 14"
 )
-PROTECTED = f"{WATCHED[:-4]}14 --attack-clients 0 --protect sign"
+PROTECTED = f"{WATCHED[:-4]}14 --attack-clients 0 --protect sign --attack-steps 3"
 AGGREGATES = "--aggregates -n 2 -r 14 --window 8 --attack-steps 3"
 HEAT_MAPS = "--gradcams -m cnn1 -o adam -n 2 -b 2 -r 1"
 SOME = f"-o ours --attack representation --participation 0.5 {SMALL}"
+SOME_RESULTS = "some.csv"
 # The space makes it another command line.
 PICTURES = [DRAWN, f"{DRAWN} ", HEAT_MAPS, AGGREGATES]
 
@@ -68,7 +69,8 @@ def made(tmp_path_factory):
         f"{CONVERGING} 0.5",
         AGAIN,
     ]
-    said = outcomes(FOLDER, path, [*words, WATCHED, PROTECTED, *PICTURES])
+    some = f"--results {path.with_name(SOME_RESULTS)} {SOME}"
+    said = outcomes(FOLDER, path, [*words, WATCHED, PROTECTED, *PICTURES, some])
     for status, text in said.values():
         assert status == 0, text
     return said, path
@@ -94,11 +96,8 @@ def test_every_attack_gets_a_row_and_attacks_on_one_training_share_it(frame):
     assert frame.labels_recovered.between(0, 1).all()
 
 
-def test_those_who_take_part_in_the_attacked_round_are_attacked(tmp_path):
-    path = tmp_path / "results.csv"
-    ((status, said),) = outcomes(FOLDER, path, [SOME]).values()
-    assert status == 0, said
-    (row,) = results.read(path).to_dict("records")
+def test_those_who_take_part_in_the_attacked_round_are_attacked(made):
+    (row,) = results.read(made[1].with_name(SOME_RESULTS)).to_dict("records")
     assert row["overrides"].endswith("participation=0.5")
     assert np.isfinite([row["psnr"], row["global_psnr"], row["final_accuracy"]]).all()
 
@@ -141,7 +140,7 @@ def test_published_variant_is_marked_and_computes_otherwise(frame):
 
 def test_windows_are_attacked_at_several_rounds_of_one_training(frame):
     rows = frame[(frame.attack == "adaptive") & frame.protection.isna() & frame.epsilon.isna()]
-    assert rows.attack_round.tolist() == [3, 14]
+    assert rows.attack_round.tolist() == [8, 14]
     assert (rows.window == 8).all()
     assert rows.train_s.nunique() == 1
     for score in ("psnr", "chance_psnr", "recovered", "ceiling_psnr", "final_accuracy"):
@@ -186,6 +185,7 @@ def test_pictures_are_drawn_once_and_leave_no_rows_and_no_checkpoints(made, fram
 
 
 REFUSED = {
+    "--coordinator a:1 --processes 2 --process 0": "argument --coordinator: attacks look at all",
     "--participation 0.5 -o ours --attack adaptive": "argument --participation: attacks that watch",
     "--participation 0.5 --dp 1 0.1": "argument --participation: the noise of --dp",
     "--participation 0.5 --as-published": "argument --participation: stale-update",
@@ -246,6 +246,13 @@ def test_runs_differ_in_training_by_all_but_their_attack():
     assert one.training() == a_run("fedavg", attack_steps=3).training()
     for other in (replace(one, seed=1), a_run("fedavg", pgd_step=0.1), a_run("adam")):
         assert one.training() != other.training()
+
+
+def test_a_window_begins_no_earlier_than_the_first_round():
+    begins = [
+        replace(a_run("secadam"), window=8, attack_round=last).rounds_before for last in (3, 8, 14)
+    ]
+    assert begins == [0, 0, 6]
 
 
 @pytest.mark.parametrize("private", [False, True])

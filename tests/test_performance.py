@@ -237,6 +237,7 @@ REFUSED = {
     "-n 100 --alpha 0.001": "--alpha",
     "--convergence 1.01": "--convergence",
     "--local-steps 5 --step-budget 4": "--step-budget",
+    "--list --step-budget 1 -e 2": "argument --step-budget",
     "--results /no/such/folder/results.csv": "/no/such/folder",
 }
 

@@ -25,7 +25,8 @@ DEVICES = "--xla_force_host_platform_device_count="
 
 def environment(devices):
     path = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    settings = {"XLA_FLAGS": f"{DEVICES}{devices}", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}{devices}"
+    settings = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     return os.environ | settings | {"PYTHONPATH": os.pathsep.join(path)}
 
 

@@ -12,7 +12,6 @@ from math import floor
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binom, hypergeom
 
 # Of the number of neighbours: all others, or as few as are safe.
 ALL, AUTO = "all", "auto"
@@ -149,7 +148,17 @@ def majority(members: int) -> int:
 
 def most_gone(clients: int, probability: float) -> int:
     """How many clients drop out at most, but for 2^-20, if each does with this probability."""
+    from scipy.stats import binom  # as in `_more`
+
     return int(binom.isf(2.0**-CORRECTNESS_BITS, clients, probability))
+
+
+def _more(than, clients, gone, drawn):
+    """The probability that of so many drawn out of all clients more than some are gone."""
+    # Takes a second to import, which runs in the clear need not wait for.
+    from scipy.stats import hypergeom
+
+    return hypergeom.sf(than, clients, gone, drawn)
 
 
 @lru_cache
@@ -171,7 +180,7 @@ def choose_degree(clients: int, gone: int, corrupt: int) -> Degree | None:
     for k in range(2, (clients - 1) // 2 + 1, 2):
         lost = np.arange(k + 1)
         # If a client is itself gone, its secret takes t of its k neighbours.
-        fails = (clients + 1) * hypergeom.sf(lost, clients - 1, gone, k)
+        fails = (clients + 1) * _more(lost, clients - 1, gone, k)
         threshold = k - int(np.argmax(fails <= 2.0**-CORRECTNESS_BITS))
         if 2 * threshold <= k + 1:
             continue
@@ -204,8 +213,8 @@ def leak_bound(clients: int, degree: Degree | None, corrupt: int | None = None) 
     """
     corrupt = floor(CORRUPT * clients) if corrupt is None else corrupt
     k, t = degree or (clients - 1, majority(clients))
-    two_views = hypergeom.sf(2 * t - (k + 1) - 1, clients, corrupt, k + 1)
-    opened = hypergeom.sf(t - 1, clients - 1, corrupt, k)
+    two_views = _more(2 * t - (k + 1) - 1, clients, corrupt, k + 1)
+    opened = _more(t - 1, clients - 1, corrupt, k)
     # Where all are neighbours, nobody can be parted from the others.
-    parted = hypergeom.sf(t - k // 2 - 2, clients - 1, corrupt, k // 2) if k < clients - 1 else 0
+    parted = _more(t - k // 2 - 2, clients - 1, corrupt, k // 2) if k < clients - 1 else 0
     return float(two_views + clients * (opened + parted))
