@@ -122,7 +122,7 @@ def on_devices(
     """
     mesh = mapper.mesh
     common = state if pooled else state._replace(clients=())
-    common = jax.tree.map(lambda leaf: placing.put(mesh, np.asarray(leaf), COMMON), common)
+    common = placing.spread(mesh, common)
     state = common if pooled else common._replace(clients=state.clients)
     everything = None if processes.several() else placing.spread(mesh, samples)
 

@@ -26,10 +26,10 @@ from fl.simulation.mapping import (
     group_size,
     stack,
 )
-from fl.simulation.placing import all_devices
+from fl.simulation.placing import Parts, all_devices
 from fl.simulation.resting import Resting
 from fl.simulation.rounds import State, Work
-from fl.simulation.sharding import Sharded, Slots, rows_of
+from fl.simulation.sharding import Sharded, members_of, rows_of
 from fl.simulation.training import Samples
 
 PyTree = Any
@@ -126,7 +126,7 @@ def client_states(state: State, count: int) -> PyTree:
     clients = state.clients
     if isinstance(clients, Resting):
         clients = clients.everybody()
-    elif isinstance(clients, Slots):
+    elif isinstance(clients, Parts):
         clients = rows_of(clients)
     elif isinstance(clients, list):  # unrolled; what clients keep is no list
         clients = stack(clients)
@@ -139,6 +139,26 @@ def copied(state: State) -> State:
     common = jax.tree.map(jnp.copy, state._replace(clients=()))
     resting = isinstance(clients, Resting)
     return common._replace(clients=clients.copied() if resting else jax.tree.map(jnp.copy, clients))
+
+
+def packed(state: State) -> State:
+    """A state as checkpoints hold it: its clients in arrays that are whole, or rest on the host."""
+    clients = state.clients
+    if isinstance(clients, Resting):
+        clients = clients.packed()
+    elif isinstance(clients, Parts):
+        clients = rows_of(clients)
+    return state._replace(clients=clients)
+
+
+def unpacked(state: State, like: State) -> State:
+    """A state out of one that is `packed`, for a federation that has a state like another."""
+    clients = state.clients
+    if isinstance(like.clients, Resting):
+        clients = like.clients.unpacked(clients)
+    elif isinstance(like.clients, Parts):
+        clients = members_of(clients, like.clients.mesh)
+    return state._replace(clients=clients)
 
 
 def _mapper(work, params, name):

@@ -5,7 +5,8 @@ as many *slots*; where the devices do not divide them, the last slots are filled
 number `NOBODY`. Arrays of the host are whole in every process; each places what its devices hold.
 """
 
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,23 +21,48 @@ NOBODY = -1
 COMMON, OWN = PartitionSpec(), PartitionSpec(AXIS)
 
 
-class Own(NamedTuple):
-    """Samples of which each device has its own part, stacked [device, ...]; the part, within one.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Parts:
+    """What each device of this process has of its own.
 
     Attributes:
-        samples: anything with `take` as `fl.simulation.training.Samples` has it.
+        parts: a pytree of arrays of a single device for each of `here`, shaped alike.
+        mesh: of all devices.
     """
 
-    samples: PyTree
-
-    def take(self, indices):
-        """As `Samples.take`."""
-        return self.samples.take(indices)
+    parts: list
+    mesh: Mesh = field(metadata={"static": True})
 
 
 def all_devices() -> Mesh:
     """The mesh of every device that there is."""
     return Mesh(np.array(jax.devices()), (AXIS,))
+
+
+@lru_cache
+def here(mesh: Mesh) -> list[tuple[int, jax.Device]]:
+    """The devices of this process with their places among all."""
+    own = jax.process_index()
+    return [each for each in enumerate(mesh.devices.flat) if each[1].process_index == own]
+
+
+def joined(parts: Parts) -> PyTree:
+    """One pytree of arrays, joined along their first axis, of what lies on all devices."""
+    sharding = NamedSharding(parts.mesh, OWN)
+
+    def whole(*leaves):
+        shape = parts.mesh.size * len(leaves[0]), *leaves[0].shape[1:]
+        return jax.make_array_from_single_device_arrays(shape, sharding, list(leaves))
+
+    return jax.tree.map(whole, *parts.parts)
+
+
+def views(tree: PyTree) -> list[PyTree]:
+    """What each device of this process has of some arrays that lie on all devices."""
+    leaves, structure = jax.tree.flatten(tree)
+    shards = [[shard.data for shard in leaf.addressable_shards] for leaf in leaves]
+    return [jax.tree.unflatten(structure, own) for own in zip(*shards, strict=True)]
 
 
 def slots(mesh: Mesh, count: int) -> int:
@@ -79,12 +105,12 @@ def deal(mesh: Mesh, array: np.ndarray) -> np.ndarray:
     return array.reshape(mesh.size, -1, *array.shape[1:])
 
 
-def spread(mesh: Mesh, samples: PyTree) -> Own:
-    """Give each device all samples."""
-    return Own(copies(mesh, samples, mesh.size))
+def spread(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Give each device all of it."""
+    return jax.tree.map(lambda leaf: put(mesh, np.asarray(leaf), COMMON), tree)
 
 
-def bring(mesh: Mesh, samples: PyTree, cohorts: NamedTuple) -> tuple[Own, NamedTuple]:
+def bring(mesh: Mesh, samples: PyTree, cohorts: NamedTuple) -> tuple[Parts, NamedTuple]:
     """Give each device the samples of its own clients' minibatches in some rounds.
 
     A process touches no others than those of its devices.
@@ -101,17 +127,13 @@ def bring(mesh: Mesh, samples: PyTree, cohorts: NamedTuple) -> tuple[Own, NamedT
     dealt = cohorts.indices.reshape(rounds, mesh.size, -1)
     count = dealt[:, 0].size  # of each device
 
-    def own(leaf):
-        if not np.ndim(leaf):
-            return copies(mesh, leaf, mesh.size)
+    def own(place, device):
+        mine = dealt[:, place].ravel()
+        some = jax.tree.map(lambda leaf: leaf[mine] if np.ndim(leaf) else leaf, samples)
+        return jax.device_put(some, device)
 
-        def rows(part):
-            return leaf[dealt[:, part[0]].ravel()][None]
-
-        shape = mesh.size, count, *leaf.shape[1:]
-        return jax.make_array_from_callback(shape, NamedSharding(mesh, OWN), rows)
-
+    parts = [own(place, device) for place, device in here(mesh)]
     places = np.arange(count, dtype=np.int32).reshape(rounds, 1, -1, *minibatches)
     places = np.broadcast_to(places, (rounds, mesh.size, *places.shape[2:]))
     placed = cohorts._replace(indices=places.reshape(cohorts.indices.shape))
-    return Own(jax.tree.map(own, samples)), placed
+    return Parts(parts, mesh), placed

@@ -15,8 +15,7 @@ import numpy as np
 from fl.data.sampling import MinibatchSampler
 from fl.progress import progress_bar
 from fl.simulation import checkpoint, processes
-from fl.simulation.engine import Federation
-from fl.simulation.resting import Resting
+from fl.simulation.engine import Federation, packed, unpacked
 from fl.simulation.rounds import State
 
 PyTree = Any
@@ -132,17 +131,9 @@ def stand(path: Path, state: State, sampler: MinibatchSampler) -> State:
 
 def _load(path, state, sampler):
     """What a checkpoint holds -> (state, where the generators stand, notes)."""
-    like = _packed(state), sampler.state()
+    like = packed(state), sampler.state()
     (loaded, generators), notes = checkpoint.load(path, like)
-    if isinstance(state.clients, Resting):
-        loaded = loaded._replace(clients=state.clients.unpacked(loaded.clients))
-    return loaded, generators, notes
-
-
-def _packed(state):
-    """A state as checkpoints hold it."""
-    clients = state.clients
-    return state._replace(clients=clients.packed()) if isinstance(clients, Resting) else state
+    return unpacked(loaded, state), generators, notes
 
 
 class _Run:
@@ -256,7 +247,7 @@ class _Run:
             self._last_saved = time.perf_counter()
 
     def _write(self, path, notes):
-        checkpoint.save(path, (_packed(self._state), self._sampler.state()), notes)
+        checkpoint.save(path, (packed(self._state), self._sampler.state()), notes)
 
     @contextmanager
     def _untimed(self):
