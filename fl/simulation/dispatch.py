@@ -62,7 +62,7 @@ def _one_by_one(way, clients, rounds_of):
         count, losses = schedule.clients.shape[1], []
         for samples, cohort in rounds_of(schedule):
             state, loss = way.one_round(state, samples, cohort, count, clients)
-            losses.append(loss)
+            losses.append(processes.on_one_device(loss))
         return state, jnp.stack(losses)
 
     return run

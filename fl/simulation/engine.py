@@ -157,7 +157,7 @@ def unpacked(state: State, like: State) -> State:
     if isinstance(like.clients, Resting):
         clients = like.clients.unpacked(clients)
     elif isinstance(like.clients, Parts):
-        clients = members_of(clients, like.clients.mesh)
+        clients = members_of(clients, like.clients)
     return state._replace(clients=clients)
 
 

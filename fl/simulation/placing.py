@@ -58,11 +58,9 @@ def joined(parts: Parts) -> PyTree:
     return jax.tree.map(whole, *parts.parts)
 
 
-def views(tree: PyTree) -> list[PyTree]:
-    """What each device of this process has of some arrays that lie on all devices."""
-    leaves, structure = jax.tree.flatten(tree)
-    shards = [[shard.data for shard in leaf.addressable_shards] for leaf in leaves]
-    return [jax.tree.unflatten(structure, own) for own in zip(*shards, strict=True)]
+def views(array: jax.Array) -> list[jax.Array]:
+    """What each device of this process has of an array that lies on all devices."""
+    return [shard.data for shard in array.addressable_shards]
 
 
 def slots(mesh: Mesh, count: int) -> int:
@@ -89,8 +87,11 @@ def copies(mesh: Mesh, tree: PyTree, count: int) -> PyTree:
 def fill(mesh: Mesh, array: np.ndarray, filling: Any = 0, axis: int = 0) -> np.ndarray:
     """Lengthen an array along its axis of members, until the devices divide it."""
     count = array.shape[axis]
+    missing = slots(mesh, count) * mesh.size - count
+    if not missing:
+        return array  # as in most rounds; to pad by nothing takes a while
     widths = np.zeros((array.ndim, 2), int)
-    widths[axis, 1] = slots(mesh, count) * mesh.size - count
+    widths[axis, 1] = missing
     return np.pad(array, widths, constant_values=filling)
 
 

@@ -334,7 +334,7 @@ def rows_of(members: Parts) -> PyTree:
     return joined(Parts([_rows(own) for own in members.parts], members.mesh))
 
 
-def members_of(rows: PyTree, mesh: Mesh) -> Parts:
-    """Members out of arrays on all devices, as `rows_of` stacks them."""
-    count = len(jax.tree.leaves(rows)[0]) // mesh.size if jax.tree.leaves(rows) else 0
-    return Parts([unstacked(own, count) for own in views(rows)], mesh)
+def members_of(rows: PyTree, like: Parts) -> Parts:
+    """Members out of arrays on all devices, as `rows_of` makes of such members as others."""
+    own = [jax.tree.map(lambda leaf, at=at: views(leaf)[at], rows) for at in range(len(like.parts))]
+    return Parts([unstacked(each, len(like.parts[0])) for each in own], like.mesh)
