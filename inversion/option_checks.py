@@ -10,6 +10,7 @@ from ratio_protection import NONE
 from threat_model import PublicKnowledge
 
 from fl.data.catalogue import DATASETS
+from fl.experiment.startup import is_shared
 from fl.simulation import algorithms, models
 
 
@@ -133,6 +134,8 @@ def _check_pictures(options, parser):
     drawn = [name for name in PICTURES if getattr(options, name)]
     if not drawn:
         return
+    if is_shared(options):
+        parser.error("argument --coordinator: pictures are drawn by a single process")
     if len(drawn) > 1:
         parser.error(f"argument {_flag(drawn[1])}: one kind of pictures at a time")
     single = ["batch_size", "local_steps", "protect", "attack_round"]

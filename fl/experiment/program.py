@@ -1,6 +1,5 @@
 """What the experiments' programs share: common options, and a grid that survives trouble."""
 
-import json
 import sys
 from argparse import ArgumentTypeError
 from collections import defaultdict
@@ -189,8 +188,7 @@ def skip_done(path: Path, runs: list[R], describe: Callable[[R], str]) -> list[R
         runs: instances of an experiment's `Run`.
         describe: says a run in a few words.
     """
-    found = processes.shared(lambda: json.dumps(_left(path, runs, describe)).encode())
-    return [runs[number] for number in json.loads(found)]
+    return [runs[number] for number in processes.told(lambda: _left(path, runs, describe))]
 
 
 def _left(path, runs, describe):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from fl.data.sampling import Schedule
-from fl.simulation import dispatch, pooling, rounds
+from fl.simulation import dispatch, pooling, processes, rounds
 from fl.simulation.dispatch import Federation
 from fl.simulation.mapping import (
     LOOP,
@@ -80,8 +80,8 @@ def start(
     Args:
         work: the algorithm, the loss, the hardening and so on.
         params: the initial global parameters.
-        samples: the training set; anything with `take` as `Samples` has it. For several processes
-            `Samples` of NumPy arrays: each takes its own clients' of them to its devices.
+        samples: the training set; anything with `take` and `only` as `Samples` has them. Of several
+            processes each takes its own clients' samples alone to its devices.
         clients: number of clients in the federation.
         local_steps: steps of each client in a round, at least 1.
         mapping: one of `MAPPINGS`; by default what `choose_mapping` was told, and else `SHARDED`
@@ -159,6 +159,17 @@ def unpacked(state: State, like: State) -> State:
     elif isinstance(like.clients, Parts):
         clients = members_of(clients, like.clients)
     return state._replace(clients=clients)
+
+
+def whole(state: State, count: int) -> State:
+    """A state that is spread over processes, in each of them, clients stacked [client, ...].
+
+    Args:
+        state: between two rounds; not given up.
+        count: number of clients.
+    """
+    gathered = processes.to_host(packed(state))
+    return jax.device_put(gathered._replace(clients=client_states(gathered, count)))
 
 
 def _mapper(work, params, name):

@@ -118,23 +118,15 @@ def bring(mesh: Mesh, samples: PyTree, cohorts: NamedTuple) -> tuple[Parts, Name
 
     Args:
         mesh: the devices.
-        samples: on the host, a pytree whose arrays are stacked [sample, ...], or are numbers.
+        samples: with `only` as `fl.simulation.training.Samples` has it.
         cohorts: from `fill_cohorts`.
 
     Returns:
-        The samples, and the cohorts with their places among them.
+        The samples, and the cohorts with the places of these devices' clients' among them.
     """
-    rounds, _, *minibatches = cohorts.indices.shape
-    dealt = cohorts.indices.reshape(rounds, mesh.size, -1)
-    count = dealt[:, 0].size  # of each device
-
-    def own(place, device):
-        mine = dealt[:, place].ravel()
-        some = jax.tree.map(lambda leaf: leaf[mine] if np.ndim(leaf) else leaf, samples)
-        return jax.device_put(some, device)
-
-    parts = [own(place, device) for place, device in here(mesh)]
-    places = np.arange(count, dtype=np.int32).reshape(rounds, 1, -1, *minibatches)
-    places = np.broadcast_to(places, (rounds, mesh.size, *places.shape[2:]))
-    placed = cohorts._replace(indices=places.reshape(cohorts.indices.shape))
-    return Parts(parts, mesh), placed
+    dealt = cohorts.indices.reshape(len(cohorts.indices), mesh.size, -1)
+    places, parts = np.zeros_like(dealt), []
+    for place, device in here(mesh):
+        some, places[:, place] = samples.only(dealt[:, place])
+        parts.append(jax.device_put(some, device))
+    return Parts(parts, mesh), cohorts._replace(indices=places.reshape(cohorts.indices.shape))

@@ -172,7 +172,7 @@ class _Run:
             warnings.warn(f"{error}: starting from the first round", stacklevel=3)
             return
         passed = [path for number, path in self._copies.items() if number <= notes["done"]]
-        if not all(path.exists() for path in passed):
+        if not processes.agree(all(path.exists() for path in passed)):
             return  # another process did not want these copies: make them now
         self._state = state
         self._sampler.restore(generators)
@@ -224,7 +224,9 @@ class _Run:
                 self.diverged = True
             if self.diverged:
                 return
-            scores = {name: score(params) for name, score in self._scores.items()}
+            scores = processes.told(
+                lambda: {name: score(params) for name, score in self._scores.items()}
+            )
             self.history.append(Evaluation(self.done, self._loss, scores))
             if self._stop(self.history[-1]):
                 self.stopped = self.done
