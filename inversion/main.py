@@ -19,7 +19,7 @@ import pictures
 from attacks import ATTACKS
 from federation import Trained
 from grid import grid
-from option_checks import check
+from option_checks import check, check_attacks
 from options import PICTURES, Options, resolve
 from reconstruction import attack
 from recording import record
@@ -41,6 +41,7 @@ def main() -> int:
     options = resolve(given)
     check(options, parser)
     begin(options, parser)
+    check_attacks(options, parser)
     for name in PICTURES:
         if getattr(options, name) and (options.plan or options.list):
             return 0

@@ -30,6 +30,18 @@ def check(options: Options, parser: ArgumentParser) -> None:
     _check_windows(options, parser)
     _check_dp(options, parser)
     _check_participation(options, parser)
+    if options.converge is not None and options.converge > 1:
+        parser.error("argument --converge: an accuracy is at most 1")
+    if options.classifier_metric:
+        for dataset in options.dataset:
+            try:
+                classifier_metric.check(DATASETS[dataset].image_shape)
+            except ValueError as error:
+                parser.error(f"argument --classifier-metric: {dataset}: {error}")
+
+
+def check_attacks(options: Options, parser: ArgumentParser) -> None:
+    """Refuse attacks that cannot take a model or what is sent; computes a little. As `check`."""
     tasks = [
         (*task, attack)
         for task in itertools.product(options.dataset, options.model, options.algorithm)
@@ -46,14 +58,6 @@ def check(options: Options, parser: ArgumentParser) -> None:
             ATTACKS[attack].problem(public)
         except ValueError as error:
             parser.error(f"argument --attack: {error}")
-    if options.converge is not None and options.converge > 1:
-        parser.error("argument --converge: an accuracy is at most 1")
-    if options.classifier_metric:
-        for dataset in options.dataset:
-            try:
-                classifier_metric.check(DATASETS[dataset].image_shape)
-            except ValueError as error:
-                parser.error(f"argument --classifier-metric: {dataset}: {error}")
 
 
 def _check_windows(options, parser):

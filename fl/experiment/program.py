@@ -233,10 +233,12 @@ def _say_other_code(runs, rows, describe):
 def load(name: str, data_dir: Path | None) -> tuple[datasets.Dataset, training.Samples]:
     """Load a data set -> (arrays on the host, training samples on the device).
 
-    Of several processes none has all of them on its devices: they stay on the host.
+    Of several processes none has all of them on its devices: they stay on the host, and on its
+    disk until they are used.
     """
-    dataset = datasets.load(name, data_dir)
-    return dataset, training.training_samples(dataset, on_host=processes.several())
+    spread = processes.several()
+    dataset = datasets.load(name, data_dir, mapped=spread)
+    return dataset, training.training_samples(dataset, on_host=spread)
 
 
 @lru_cache(maxsize=1)
