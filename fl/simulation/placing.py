@@ -128,5 +128,5 @@ def bring(mesh: Mesh, samples: PyTree, cohorts: NamedTuple) -> tuple[Parts, Name
     places, parts = np.zeros_like(dealt), []
     for place, device in here(mesh):
         some, places[:, place] = samples.only(dealt[:, place])
-        parts.append(jax.device_put(some, device))
+        parts.append(jax.device_put(some, device, may_alias=False))  # to be given up
     return Parts(parts, mesh), cohorts._replace(indices=places.reshape(cohorts.indices.shape))
