@@ -64,5 +64,5 @@ def test_mapped_arrays_are_what_was_saved_and_lie_in_the_file(tmp_path):
 def test_compressed_arrays_cannot_be_mapped(tmp_path):
     path = tmp_path / "some.npz"
     np.savez_compressed(path, images=np.zeros(100))
-    with pytest.raises(ValueError, match="images.npy is compressed"):
+    with pytest.raises(ValueError, match=r"images\.npy is compressed"):
         mapped_arrays(path)

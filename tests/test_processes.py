@@ -7,13 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+from pandas.testing import assert_frame_equal
 from programs import DIES, RUNS
 from test_sharding import environment, free_port
 
 from fl.experiment import results
 from fl.simulation import processes
 
-FOLDER = Path(__file__).parents[1] / "performance"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "performance"
 # Seven clients on four devices.
 ASKED = [
     "-m",
@@ -31,18 +33,19 @@ ASKED = [
 SAVES = "from fl.simulation import run; run.CHECKPOINT_EVERY = 0.0\n"
 
 
-def start(path, code, *more, devices=2):
-    """A process of the program, after some code."""
-    command = [sys.executable, "-c", code + RUNS, "--results", str(path), *ASKED, *more]
+def start(path, code, *more, devices=2, folder=FOLDER, asked=ASKED):
+    """A process of a program, after some code."""
+    command = [sys.executable, "-c", code + RUNS, "--results", str(path), *asked, *more]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=FOLDER, env=environment(devices), **pipes)
+    return subprocess.Popen(command, cwd=folder, env=environment(devices), **pipes)
 
 
-def start_two(path, *codes, more=()):
+def start_two(path, *codes, more=(), **program):
     """Both processes, each after its code."""
     where = f"127.0.0.1:{free_port()}"
     shared = ["--coordinator", where, "--processes", "2", *more, "--process"]
-    return [start(path, code, *shared, str(number)) for number, code in enumerate(codes)]
+    numbered = enumerate(codes)
+    return [start(path, code, *shared, str(number), **program) for number, code in numbered]
 
 
 def end(*started):
@@ -108,6 +111,39 @@ def test_a_death_ends_the_other_with_a_sentence_and_the_run_goes_on_to_the_bit(
     assert history(path) == history(whole[0])
 
 
+# By program: what is asked of it, and columns of what comes of it.
+ATTACKS = {
+    "inversion": (
+        "-m softmax --algorithm secadam -n 5 -b 1 --rounds 6 --attack cosine adaptive "
+        "--attack-steps 5 --window 3 --attack-clients 1",
+        ("final_accuracy", "psnr", "ssim", "global_psnr", "global_ssim", "chance_psnr"),
+    ),
+    "mitigation": (
+        "-m softmax -n 6 --attack continuous --defence median --rounds 6 --start-round 3 "
+        "--smoothed-models 10",
+        ("final_accuracy", "final_asr", "first_asr", "certified_accuracy", "certified_asr"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_two_processes_attack_as_one_does(name, tmp_path):
+    asked, columns = ATTACKS[name]
+    program = {"folder": ROOT / name, "asked": asked.split()}
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    statuses, _, err = end(start(one, "", devices=1, **program))
+    assert statuses == [0], err
+    statuses, out, err = end(*start_two(two, "", "", **program))
+    assert statuses == [0, 0], err
+    assert "attack" in out[0]
+    assert "attack" not in out[1] + err[1]
+    left = [path.name for path in (tmp_path / ".checkpoints").glob("*")]
+    assert not left
+    found = [results.read(path)[list(columns)].astype(float) for path in (one, two)]
+    # Sums in another order change the last bits of the parameters, and of the images.
+    assert_frame_equal(*found, rtol=1e-3)
+
+
 REFUSED = {
     "--processes 2": "argument --coordinator: goes with --processes and --process",
     "--coordinator here --processes 2 --process 0": "argument --coordinator: needs HOST:PORT",
@@ -120,9 +156,11 @@ def test_what_cannot_be_is_refused_with_a_sentence(tmp_path):
     from programs import assert_refused
 
     assert_refused(FOLDER, tmp_path / "results.csv", REFUSED)
-    attacks = {"--coordinator a:1 --processes 2 --process 0": "argument --coordinator: attacks"}
-    for name in ("inversion", "mitigation"):
-        assert_refused(FOLDER.parent / name, tmp_path / "results.csv", attacks)
+    pictures = {
+        "--gen-images --coordinator a:1 --processes 2 --process 0": "argument --coordinator: "
+        "pictures are drawn by a single process"
+    }
+    assert_refused(ROOT / "inversion", tmp_path / "results.csv", pictures)
 
 
 @pytest.mark.parametrize("name", processes.LAUNCHED)
