@@ -20,6 +20,15 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from fl.simulation import processes
+from fl.simulation.devices import (
+    collected,
+    compile_for_all,
+    compile_for_each,
+    dealt,
+    own,
+    specs,
+    stacked,
+)
 from fl.simulation.mapping import Mapper, Same, groups, unstacked
 from fl.simulation.placing import (
     AXIS,
@@ -38,12 +47,6 @@ from fl.simulation.placing import (
 )
 
 PyTree = Any
-
-
-class Own(NamedTuple):
-    """What each device has of its own, stacked [device, ...], as compiled code is given it."""
-
-    stacked: PyTree
 
 
 class Sharded(NamedTuple):
@@ -72,16 +75,16 @@ class Sharded(NamedTuple):
 
         def on_all(state_, samples, cohorts):
             sharded = jax.shard_map(
-                lambda state_, samples, cohorts: scan(state_, _own(samples, True), cohorts),
+                lambda state_, samples, cohorts: scan(state_, own(samples, True), cohorts),
                 mesh=self.mesh,
-                in_specs=(state, _specs(samples, True), PartitionSpec(None, AXIS)),
+                in_specs=(state, specs(samples, True), PartitionSpec(None, AXIS)),
                 out_specs=(state, COMMON),
                 check_vma=False,  # devices that are given the same compute the same
             )
             return sharded(state_, samples, cohorts)
 
         compiled = jax.jit(on_all, donate_argnums=0)
-        return lambda state, samples, cohorts: compiled(state, _stacked(samples), cohorts)
+        return lambda state, samples, cohorts: compiled(state, stacked(samples), cohorts)
 
     def repeat(self, tree: PyTree, count: int) -> PyTree:
         """Members with a copy of a pytree each, to be given up later."""
@@ -101,13 +104,13 @@ class Sharded(NamedTuple):
         filled = jax.tree.map(partial(fill, self.mesh), rows)
         if self.vmapped:
             return jax.tree.map(partial(put, self.mesh, spec=OWN), filled)
-        dealt = jax.tree.map(partial(deal, self.mesh), filled)
+        rows = jax.tree.map(partial(deal, self.mesh), filled)
 
-        def own(place, device):
-            some = jax.device_put(jax.tree.map(lambda leaf: leaf[place], dealt), device)
+        def own_rows(place, device):
+            some = jax.device_put(jax.tree.map(lambda leaf: leaf[place], rows), device)
             return self.inner.load(some, slots(self.mesh, count))
 
-        return self._on_each(own)
+        return self._on_each(own_rows)
 
     def unload(self, members: PyTree, count: int) -> PyTree:
         """Members, each once, as arrays on the host, stacked [member, ...]."""
@@ -135,55 +138,8 @@ class Sharded(NamedTuple):
         """As of `Mapper`: each device computes the function on what it has."""
         if self.vmapped:
             return function
-        if gives_members:
-            return self._compile_for_each(function, common, **settings)
-        return self._compile_for_all(function, common, **settings)
-
-    def _compile_for_each(self, function, common, **settings):
-        """Each device computes by itself."""
-        compiled = jax.jit(function, **settings)
-
-        def run(*arguments):
-            own = zip(
-                *(self._deal(each, number in common) for number, each in enumerate(arguments)),
-                strict=True,
-            )
-            return self._collected([compiled(*each) for each in own])
-
-        return run
-
-    def _compile_for_all(self, function, common, **settings):
-        """Devices compute together, and all find the same."""
-        static = settings.get("static_argnums", ())
-
-        def run(*arguments):
-            traced = [number for number in range(len(arguments)) if number not in static]
-
-            def on_a_device(*given):
-                own = list(arguments)
-                for number, value in zip(traced, given, strict=True):
-                    own[number] = _own(value, number in common)
-                return function(*own)
-
-            given = [arguments[number] for number in traced]
-            return jax.shard_map(
-                on_a_device,
-                mesh=self.mesh,
-                in_specs=tuple(_specs(arguments[number], number in common) for number in traced),
-                out_specs=COMMON,
-                check_vma=False,  # devices that are given the same compute the same
-            )(*given)
-
-        compiled = jax.jit(run, **settings)
-
-        def with_all(*arguments):
-            given = [
-                _stacked(each) if number in common else self._placed(_stacked(each))
-                for number, each in enumerate(arguments)
-            ]
-            return compiled(*given)
-
-        return with_all
+        how = compile_for_each if gives_members else compile_for_all
+        return how(self.mesh, function, common, **settings)
 
     def loop(self, body: Callable, carry: PyTree, count: int) -> PyTree:
         """As of `Mapper`."""
@@ -208,18 +164,18 @@ class Sharded(NamedTuple):
 
         def on_each(shared, kept, total, *given):
             of_devices = zip(
-                self._deal(shared, common=True),
+                dealt(self.mesh, shared, common=True),
                 kept.parts,
-                self._deal(total, common=False),
-                *(self._deal(each, common=isinstance(each, Same)) for each in given),
+                dealt(self.mesh, total, common=False),
+                *(dealt(self.mesh, each, common=isinstance(each, Same)) for each in given),
                 strict=True,
             )
             found = [
-                of_one(shared, own, total, *(_members(each, len(own)) for each in given))
-                for shared, own, total, *given in of_devices
+                of_one(shared, kept, total, *(_members(each, len(kept)) for each in given))
+                for shared, kept, total, *given in of_devices
             ]
             totals, kept = zip(*found, strict=True)
-            return self._collected(totals), Parts(list(kept), self.mesh)
+            return collected(self.mesh, totals), Parts(list(kept), self.mesh)
 
         return on_each
 
@@ -233,95 +189,18 @@ class Sharded(NamedTuple):
 
     def across(self, total: PyTree, count: int) -> PyTree:
         """As of `Mapper`; what is collected comes in the members' order."""
-        collected, sum_ = total
-        collected = jax.tree.map(
-            lambda leaf: lax.all_gather(leaf, AXIS, tiled=True)[:count], collected
-        )
-        return collected, jax.tree.map(lambda leaf: lax.psum(leaf, AXIS), sum_)
+        some, sum_ = total
+        some = jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, tiled=True)[:count], some)
+        return some, jax.tree.map(lambda leaf: lax.psum(leaf, AXIS), sum_)
 
     def _on_each(self, make):
         """What is made for each device of this process: (place among all, device) -> its part."""
         return Parts([make(*each) for each in here(self.mesh)], self.mesh)
 
-    def _collected(self, found):
-        """What each device found, leaf by leaf."""
-        return jax.tree.map(lambda *leaves: Parts(list(leaves), self.mesh), *found)
-
-    def _deal(self, value, common):
-        """What each device of this process has of an argument."""
-        places = range(len(here(self.mesh)))
-        leaves, structure = jax.tree.flatten(value, is_leaf=_is_parts)
-
-        def of_each(leaf):
-            if isinstance(leaf, Parts):
-                return leaf.parts
-            if isinstance(leaf, jax.Array):
-                return views(leaf)
-            return [leaf for _ in places] if common else [leaf[at] for at, _ in here(self.mesh)]
-
-        dealt = [of_each(leaf) for leaf in leaves]
-        return [jax.tree.unflatten(structure, [own[place] for own in dealt]) for place in places]
-
-    def _placed(self, value):
-        """Of several processes, none can give a program the host's own arrays."""
-        if not processes.several():
-            return value
-        place = partial(put, self.mesh, spec=OWN)
-        return jax.tree.map(
-            lambda leaf: place(leaf) if isinstance(leaf, np.ndarray) else leaf, value
-        )
-
 
 def _members(given, count):
     """What a device's members are given, as `Mapper` has it when unrolled."""
     return [given.value] * count if isinstance(given, Same) else given
-
-
-def _is_parts(value):
-    return isinstance(value, Parts)
-
-
-def _is_own(value):
-    return isinstance(value, Own)
-
-
-def _specs(value, common):
-    """How an argument lies on the devices."""
-
-    def spec(leaf):
-        return COMMON if common and not _is_own(leaf) else OWN
-
-    return jax.tree.map(spec, value, is_leaf=_is_own)
-
-
-def _own(value, common):
-    """What one device has of an argument."""
-
-    def part(leaf):
-        if _is_own(leaf):
-            return jax.tree.map(lambda entry: entry[0], leaf.stacked)
-        return leaf if common else leaf[0]
-
-    return jax.tree.map(part, value, is_leaf=_is_own)
-
-
-def _stacked(value):
-    """An argument for compiled code on all devices; gives up what each has of its own."""
-
-    leaves, structure = jax.tree.flatten(value, is_leaf=_is_parts)
-    own = [leaf for leaf in leaves if _is_parts(leaf)]
-    if not own:
-        return value
-    lifted = [_lifted(list(each)) for each in zip(*(leaf.parts for leaf in own), strict=True)]
-    whole = iter(joined(Parts(lifted, own[0].mesh)))
-    return jax.tree.unflatten(
-        structure, [Own(next(whole)) if _is_parts(leaf) else leaf for leaf in leaves]
-    )
-
-
-@partial(jax.jit, donate_argnums=0)
-def _lifted(part):
-    return jax.tree.map(lambda leaf: leaf[None], part)
 
 
 @jax.jit
@@ -331,10 +210,12 @@ def _rows(members):
 
 def rows_of(members: Parts) -> PyTree:
     """Members stacked [member, ...], with those at the end that only fill a slot."""
-    return joined(Parts([_rows(own) for own in members.parts], members.mesh))
+    return joined(Parts(list(map(_rows, members.parts)), members.mesh))
 
 
 def members_of(rows: PyTree, like: Parts) -> Parts:
     """Members out of arrays on all devices, as `rows_of` makes of such members as others."""
-    own = [jax.tree.map(lambda leaf, at=at: views(leaf)[at], rows) for at in range(len(like.parts))]
-    return Parts([unstacked(each, len(like.parts[0])) for each in own], like.mesh)
+    each = [
+        jax.tree.map(lambda leaf, at=at: views(leaf)[at], rows) for at in range(len(like.parts))
+    ]
+    return Parts([unstacked(part, len(like.parts[0])) for part in each], like.mesh)
