@@ -115,7 +115,7 @@ def test_a_death_ends_the_other_with_a_sentence_and_the_run_goes_on_to_the_bit(
 ATTACKS = {
     "inversion": (
         "-m softmax --algorithm secadam -n 5 -b 1 --rounds 6 --attack cosine adaptive "
-        "--attack-steps 5 --window 3 --attack-clients 1",
+        "--attack-steps 5 --window 3 --attack-clients 0",
         ("final_accuracy", "psnr", "ssim", "global_psnr", "global_ssim", "chance_psnr"),
     ),
     "mitigation": (
