@@ -5,7 +5,8 @@
     registered: rounds a second and memory with more and more clients, of which --cohort are in a
         round and the others rest on the host.
     everybody: the same with all of them in every round.
-    sharding: a round's time on several devices over that on one, on the same cores; processes take
+    sharding: a round's time on several devices over that on one, on the same cores, and the time
+        that processors spend on it, which other work on the machine changes less; processes take
         turns.
     largest: the largest number of clients, doubled from 100, that the device holds.
 
@@ -75,18 +76,20 @@ def measure(case: Case) -> dict:
 
     def some_rounds(seconds):
         nonlocal state
-        rounds, began = 0, time.perf_counter()
+        rounds, began, spent = 0, time.perf_counter(), time.process_time()
         while rounds == 0 or time.perf_counter() - began < seconds:
             state, last = federation.run(state, sampler.draw(chunk, 1))
             jax.block_until_ready(last)
             rounds += chunk
-        return (time.perf_counter() - began) / rounds
+        return (time.perf_counter() - began) / rounds, (time.process_time() - spent) / rounds
 
     some_rounds(0)  # compiles
-    fastest = min(some_rounds(case.seconds / TURNS) for _ in range(TURNS))
+    turns = [some_rounds(case.seconds / TURNS) for _ in range(TURNS)]
+    fastest, cheapest = map(min, zip(*turns, strict=True))
     on_device = jax.devices()[0].memory_stats() or {}
     return {
         "round_s": fastest,
+        "processor_s": cheapest,
         "peak_memory_gb": peak_memory() / 1e9,
         "device_memory_gb": on_device.get("peak_bytes_in_use", np.nan) / 1e9,
         "device": jax.devices()[0].device_kind,
@@ -134,10 +137,12 @@ def sharding(case: Case, sizes: list[int]) -> Iterator[tuple[Case, dict | None]]
     taken = {each: [] for each in contenders}
     for _ in range(TURNS):
         for each in contenders:
-            taken[each].append(in_a_process(each)["round_s"])
-    base = median(taken[one])
+            taken[each].append(in_a_process(each))
     for each in contenders:
-        figures = {"round_s": median(taken[each]), "over_one_device": median(taken[each]) / base}
+        figures = {}
+        for name in ("round_s", "processor_s"):
+            own, base = (median(turn[name] for turn in taken[which]) for which in (each, one))
+            figures |= {name: own, f"{name}_over_one_device": own / base}
         yield each, figures
 
 

@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from ratio_protection import protection
 from runs import Run, describe
@@ -35,6 +36,7 @@ from fl.simulation import (
     engine,
     models,
     pgd,
+    processes,
     rounds,
     run,
     training,
@@ -55,7 +57,7 @@ class Trained(NamedTuple):
     Attributes:
         outcome: of the training, with every client's own optimizer state.
         work: what clients and server computed.
-        samples: the training set.
+        samples: the training set; in processes that do not lead, on the host.
         sampler: stands where the next round would draw its minibatches.
         public: what everyone knows of it.
         checkpoint: where the training keeps its checkpoint, to be removed once its results are
@@ -133,6 +135,8 @@ def train(
         noisy=bool(of.noise),
         clipped_loss=of.departures.clipped_loss,
     )
+    if processes.leads():  # which attacks
+        samples = jax.device_put(samples)
     return Trained(outcome, work, samples, sampler, public, saved, copies, start_sampler)
 
 
@@ -142,18 +146,25 @@ def evaluate_every(of: Run) -> int:
     return of.overrides.evaluate_every or (1 if every_round else EVALUATE_EVERY)
 
 
-def one_more_step(trained: Trained, of: Run) -> tuple[Observation, Truth]:
+def one_more_step(trained: Trained, of: Run) -> tuple[Observation, Truth] | None:
     """What the server sees of one more step, and the truth behind it.
 
     Args:
         trained: whose sampler draws the minibatches where training ended.
         of: of which the round of the attack and the departures matter.
+
+    Returns:
+        Both; None in a process that does not lead.
     """
     sampler, state = _stand(trained, of.rounds_before)
     drawn = sampler.draw(1, 1)
     who, indices, weights = drawn.clients[0], drawn.indices[0, :, 0], sampler.weights
     if of.overrides.participation:  # the server sees those who take part
         state, weights = state._replace(clients=state.clients.take(who)), weights[who]
+    if processes.several():
+        state = engine.whole(state, len(who))
+        if not processes.leads():
+            return None
     seen = trained.work, state, trained.samples, indices
     if of.departures.stale_update and trained.work.algorithm.sends == algorithms.UPDATES:
         later = sampler.draw(1, 1).indices[0, :, 0]
@@ -176,7 +187,7 @@ def watch_window(trained: Trained, of: Run, watched: Sequence[int]) -> tuple[Win
     server = watchful(trained.work.algorithm, tuple(watched), protect_of(of))
     federation = engine.start(
         trained.work._replace(aggregator=server),
-        state.params,
+        processes.on_one_device(state.params),
         trained.samples,
         of.clients,
         of.local_steps,

@@ -18,7 +18,7 @@ import federation
 from attacks import ATTACKS
 from federation import Trained
 from grid import grid
-from option_checks import check
+from option_checks import check, check_attacks
 from options import PICTURES, Options, resolve
 from reconstruction import attack
 from recording import record
@@ -31,6 +31,7 @@ from fl.experiment.cells import print_left
 from fl.experiment.options import parse
 from fl.experiment.program import run_grid, skip_done
 from fl.experiment.startup import begin
+from fl.simulation import processes
 
 
 def main() -> int:
@@ -39,6 +40,7 @@ def main() -> int:
     options = resolve(given)
     check(options, parser)
     begin(options, parser)
+    check_attacks(options, parser)
     for name in PICTURES:
         if getattr(options, name) and (options.plan or options.list):
             return 0
@@ -49,7 +51,8 @@ def main() -> int:
             kind = pictures.KINDS[name]
             return pictures.draw(kind, list(grid(options)), *where, options.skip_done)
     try:
-        results.check(options.results, COLUMNS)
+        if processes.leads():
+            results.check(options.results, COLUMNS)
     except results.ResultsError as error:
         parser.error(f"argument --results: {error}")
     if options.list:  # attacks on one training share it
@@ -60,7 +63,9 @@ def main() -> int:
     if options.plan:
         return 0
     trainings = [list(same) for _, same in itertools.groupby(runs, Run.training)]
-    return run_grid(trainings, partial(train_and_attack, options), lambda same: describe(same[0]))
+    status = run_grid(trainings, partial(train_and_attack, options), lambda same: describe(same[0]))
+    processes.leave(status)
+    return status
 
 
 def train_and_attack(options: Options, runs: list[Run]) -> None:
@@ -73,8 +78,10 @@ def train_and_attack(options: Options, runs: list[Run]) -> None:
         if not trained.outcome.diverged:
             make = attack_many_rounds if ATTACKS[run.attack].watches else attack_one_round
             scores = make(options, run, trained, seen)
-        record(options.results, run, trained.outcome, scores, options.delta)
-    trained.remove_checkpoints()
+        kept = options.results, run, trained.outcome, scores, options.delta
+        processes.by_leader(partial(record, *kept))
+    if processes.leads():
+        trained.remove_checkpoints()
 
 
 def attack_one_round(options: Options, run: Run, trained: Trained, seen: dict) -> dict:
@@ -85,9 +92,14 @@ def attack_one_round(options: Options, run: Run, trained: Trained, seen: dict) -
         run: the run.
         trained: its training.
         seen: rounds of training -> what the server sees then; filled in here.
+
+    Returns:
+        The columns; none in a process that does not lead.
     """
     if run.rounds_before not in seen:
         seen[run.rounds_before] = federation.one_more_step(trained, run)
+    if seen[run.rounds_before] is None:
+        return {}
     observation, truth = seen[run.rounds_before]
     began = time.perf_counter()
     attacked = attack(run, trained.public, observation)
@@ -102,7 +114,10 @@ def attack_one_round(options: Options, run: Run, trained: Trained, seen: dict) -
 def attack_many_rounds(options: Options, run: Run, trained: Trained, seen: dict) -> dict:
     """Attack the messages of a window of rounds; as `attack_one_round`."""
     began = time.perf_counter()
-    attacked, ceiling, behind = attack_window(run, trained)
+    found = attack_window(run, trained)
+    if found is None:
+        return {}
+    attacked, ceiling, behind = found
     scores = {"attack_s": round(time.perf_counter() - began, 2)}
     if ceiling is not None:
         at_most = score_window(ceiling, behind, trained.samples)

@@ -10,6 +10,7 @@ from ratio_protection import NONE
 from threat_model import PublicKnowledge
 
 from fl.data.catalogue import DATASETS
+from fl.experiment.startup import is_shared
 from fl.simulation import algorithms, models
 
 
@@ -29,6 +30,18 @@ def check(options: Options, parser: ArgumentParser) -> None:
     _check_windows(options, parser)
     _check_dp(options, parser)
     _check_participation(options, parser)
+    if options.converge is not None and options.converge > 1:
+        parser.error("argument --converge: an accuracy is at most 1")
+    if options.classifier_metric:
+        for dataset in options.dataset:
+            try:
+                classifier_metric.check(DATASETS[dataset].image_shape)
+            except ValueError as error:
+                parser.error(f"argument --classifier-metric: {dataset}: {error}")
+
+
+def check_attacks(options: Options, parser: ArgumentParser) -> None:
+    """Refuse attacks that cannot take a model or what is sent; computes a little. As `check`."""
     tasks = [
         (*task, attack)
         for task in itertools.product(options.dataset, options.model, options.algorithm)
@@ -45,14 +58,6 @@ def check(options: Options, parser: ArgumentParser) -> None:
             ATTACKS[attack].problem(public)
         except ValueError as error:
             parser.error(f"argument --attack: {error}")
-    if options.converge is not None and options.converge > 1:
-        parser.error("argument --converge: an accuracy is at most 1")
-    if options.classifier_metric:
-        for dataset in options.dataset:
-            try:
-                classifier_metric.check(DATASETS[dataset].image_shape)
-            except ValueError as error:
-                parser.error(f"argument --classifier-metric: {dataset}: {error}")
 
 
 def _check_windows(options, parser):
@@ -133,6 +138,8 @@ def _check_pictures(options, parser):
     drawn = [name for name in PICTURES if getattr(options, name)]
     if not drawn:
         return
+    if is_shared(options):
+        parser.error("argument --coordinator: pictures are drawn by a single process")
     if len(drawn) > 1:
         parser.error(f"argument {_flag(drawn[1])}: one kind of pictures at a time")
     single = ["batch_size", "local_steps", "protect", "attack_round"]

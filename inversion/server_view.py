@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fl.data.sampling import Schedule
-from fl.simulation import engine, pgd
+from fl.simulation import engine, pgd, processes
 from fl.simulation.algorithms import Algorithm, Moments
 from fl.simulation.engine import Federation
 from fl.simulation.rounds import Aggregator, State, Work, next_key
@@ -213,10 +213,10 @@ def watch(federation: Federation, first: int, schedules: Iterator[Schedule]) -> 
     """
     state, params, clients, aggregate = federation.state, [], [], []
     for schedule in schedules:
-        params.append(jax.device_get(state.params))
+        params.append(processes.to_host(state.params))
         state, _ = federation.run(state, schedule)
-        clients.append(jax.device_get(state.memory.clients))
-        aggregate.append(jax.device_get(state.memory.aggregate))
+        clients.append(processes.to_host(state.memory.clients))
+        aggregate.append(processes.to_host(state.memory.aggregate))
 
     def stacked(trees, axis=0):
         return jax.tree.map(lambda *leaves: np.stack(leaves, axis), *trees)

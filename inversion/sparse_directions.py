@@ -21,10 +21,10 @@ PATIENCE = 3
 SPLIT = (1e-4, 1e-6, 1e-8)
 # Share of the directions found that a start may lie along.
 AGAIN = 0.3
-# What counts as zero during the descent: shares of derivatives' root mean square, from first to
-# last; and then while polishing, shares of their median.
-DESCENT = jnp.geomspace(1, 1e-3, 30).tolist()
-POLISH = jnp.geomspace(1e-2, 1e-8, 7).tolist()
+# What counts as zero during the descent: shares of derivatives' root mean square, the first, the
+# last and how many; and then while polishing, shares of their median.
+DESCENT = 1, 1e-3, 30
+POLISH = 1e-2, 1e-8, 7
 # Steps towards the smallest eigenvector at a time, and the smallest pivot of one, as a share.
 INVERSE_ITERATIONS = 4
 TINY = 1e-30
@@ -155,6 +155,12 @@ def _split(space, key, found, starts):
     return smallest(space, weights @ products_of(space.white), first)
 
 
+def _shares(first, last, count):
+    """Shares in geometric progression, in single precision whatever the directions have."""
+    with jax.core.eval_context(), jax.enable_x64(False):  # as compiled by itself, not op by op
+        return jnp.geomspace(first, last, count).tolist()
+
+
 def _descend(space, directions):
     """Minimise the sum of log(y^2 + e^2) over y = q'white, for e from large to small."""
     products = products_of(space.white)
@@ -164,7 +170,7 @@ def _descend(space, directions):
         weights = 1 / ((directions @ space.white) ** 2 + least**2 + blur**2)
         return smallest(space, weights @ products, directions), None
 
-    return jax.lax.scan(step, directions, jnp.asarray(DESCENT, directions.dtype))[0]
+    return jax.lax.scan(step, directions, jnp.asarray(_shares(*DESCENT), directions.dtype))[0]
 
 
 def _polish(space, directions):
@@ -184,7 +190,7 @@ def _polish(space, directions):
         moments = weights @ products - jnp.outer(weights.sum(1), noise)
         return smallest(space, moments, directions), None
 
-    return jax.lax.scan(step, directions, jnp.asarray(POLISH, directions.dtype))[0]
+    return jax.lax.scan(step, directions, jnp.asarray(_shares(*POLISH), directions.dtype))[0]
 
 
 def products_of(rows: jax.Array) -> jax.Array:

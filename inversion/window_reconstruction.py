@@ -1,5 +1,6 @@
 """Attacks on a window of rounds: on every watched client, a few at a time, and on the aggregate."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from server_view import Behind, Truth
 from threat_model import WindowView
 
 from fl.progress import progress_bar
+from fl.simulation import processes
 from fl.simulation.mapping import groups
 
 # Clients whose messages of a window are held at a time: a gigabyte for a hundred rounds of lenet.
@@ -35,35 +37,44 @@ class WindowAttacked(NamedTuple):
     behind: Behind
 
 
-def attack_window(run: Run, trained: Trained) -> WindowAttacked:
+def attack_window(run: Run, trained: Trained) -> WindowAttacked | None:
     """Attack each watched client's messages, and the aggregate's.
 
     Args:
         run: of which the attack, its window and round, its clients and the seed matter here.
         trained: with a copy of the state before the window.
+
+    Returns:
+        What came of it; None in a process that does not lead.
     """
     public, attack = trained.public, ATTACKS[run.attack].problem(trained.public)
     client_key, global_key = keys(run)
     attacked = run.overrides.attack_clients
     watched = range(run.clients)[: run.clients if attacked is None else attacked]
     found, whole = [], None
-    with progress_bar(len(watched) + 1, f"{run.attack}, {run.clients} clients", "attack") as bar:
+
+    def attack_some(window, some, bar):
+        nonlocal whole
+        if whole is None:
+            view = WindowView(window.aggregate, window.params, window.first, run.clients, public)
+            whole = attack.reconstruct(view, global_key)
+            bar.update()
+        for place, client in enumerate(some):
+            if run.clients == 1:  # its messages are the aggregate
+                found.append(whole)
+            else:
+                own = jax.tree.map(lambda leaf, place=place: leaf[place], window.clients)
+                view = WindowView(own, window.params, window.first, 1, public)
+                found.append(attack.reconstruct(view, jax.random.fold_in(client_key, client)))
+            bar.update()
+
+    label = f"{run.attack}, {run.clients} clients" if processes.leads() else None
+    with progress_bar(len(watched) + 1, label, "attack") as bar:
         for some in [watched[group] for group in groups(len(watched), AT_A_TIME)] or [watched]:
             window, indices = watch_window(trained, run, some)
-            if whole is None:
-                view = WindowView(
-                    window.aggregate, window.params, window.first, run.clients, public
-                )
-                whole = attack.reconstruct(view, global_key)
-                bar.update()
-            for place, client in enumerate(some):
-                if run.clients == 1:  # its messages are the aggregate
-                    found.append(whole)
-                else:
-                    own = jax.tree.map(lambda leaf, place=place: leaf[place], window.clients)
-                    view = WindowView(own, window.params, window.first, 1, public)
-                    found.append(attack.reconstruct(view, jax.random.fold_in(client_key, client)))
-                bar.update()
+            processes.by_leader(partial(attack_some, window, some, bar))
+    if not processes.leads():
+        return None
     attacked = _attacked(found, whole)
     # Matching directions reconstructs one round alone, taking gradients apart several.
     own, all_ = (len(images) for images in (found[0] if found else whole, whole))

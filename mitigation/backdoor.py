@@ -50,6 +50,12 @@ class TriggeredSamples(NamedTuple):
         images = jnp.minimum(images + self.triggers[variants], 1.0)
         return images, jnp.where(variants == CLEAN, labels, TARGET)
 
+    def only(self, indices: np.ndarray) -> tuple["TriggeredSamples", np.ndarray]:
+        """As `Samples.only`."""
+        count = len(self.samples.labels)
+        samples, places = self.samples.only(indices % count)
+        return self._replace(samples=samples), indices // count * places.size + places
+
 
 def with_triggers(samples: Samples) -> TriggeredSamples:
     """Add the variants to samples.

@@ -15,16 +15,17 @@ from functools import partial
 
 import recording
 from certificate import certify, vote
-from federation import UnusableError, before_attack, rounds_of, train
+from federation import Clean, UnusableError, before_attack, rounds_of, train
 from options import Options, check, grid, resolve
 from runs import Run, describe
-from stages import attack
+from stages import Attacked, attack
 
 from fl.experiment.cells import print_left
 from fl.experiment.options import parse
 from fl.experiment.program import run_grid, skip_done
 from fl.experiment.results import ResultsError
 from fl.experiment.startup import begin
+from fl.simulation import processes
 
 
 def main() -> int:
@@ -34,7 +35,8 @@ def main() -> int:
     check(options, parser)
     begin(options, parser)
     try:
-        recording.check(options.results)
+        if processes.leads():
+            recording.check(options.results)
     except ResultsError as error:
         parser.error(f"argument --results: {error}")
     if options.list:  # attacks share the rounds before them
@@ -46,9 +48,11 @@ def main() -> int:
         return 0
     try:
         together = alike(runs, before_attack)
-        return run_grid(together, partial(run_attacks, options), lambda same: describe(same[0]))
+        status = run_grid(together, partial(run_attacks, options), lambda same: describe(same[0]))
     except UnusableError as error:
         parser.error(str(error))
+    processes.leave(status)
+    return status
 
 
 def alike(runs: list[Run], key: Callable[[Run], Run]) -> list[list[Run]]:
@@ -65,19 +69,26 @@ def run_attacks(options: Options, runs: list[Run]) -> None:
     clean = train(runs[0], options.data_dir, **kept)
     for same in alike(runs, rounds_of):
         attacked = attack(same[0], clean, **kept)
-        certifies = same[0].delta is not None and not attacked.diverged
-        began = time.perf_counter()
-        ballot = vote(same[0], attacked.state.params, clean.dataset) if certifies else None
-        seconds = {
-            "train_s": round(clean.outcome.wall_s + attacked.wall_s, 2),
-            "certify_s": round(time.perf_counter() - began, 2) if certifies else None,
-        }
-        for run in same:
-            certified = certify(run, ballot) if certifies else None
-            recording.record(options.results, run, attacked, certified, seconds)
-        for path in attacked.checkpoints:
-            path.unlink(missing_ok=True)
-    clean.checkpoint.unlink(missing_ok=True)
+        processes.by_leader(partial(certify_and_record, options, same, clean, attacked))
+    if processes.leads():
+        clean.checkpoint.unlink(missing_ok=True)
+
+
+def certify_and_record(options: Options, runs: list[Run], clean: Clean, attacked: Attacked) -> None:
+    """Certify the model of runs that share all of their rounds, and keep what came of each."""
+    certifies = runs[0].delta is not None and not attacked.diverged
+    began = time.perf_counter()
+    params = processes.on_one_device(attacked.state.params)
+    ballot = vote(runs[0], params, clean.dataset) if certifies else None
+    seconds = {
+        "train_s": round(clean.outcome.wall_s + attacked.wall_s, 2),
+        "certify_s": round(time.perf_counter() - began, 2) if certifies else None,
+    }
+    for run in runs:
+        certified = certify(run, ballot) if certifies else None
+        recording.record(options.results, run, attacked, certified, seconds)
+    for path in attacked.checkpoints:
+        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main() -> int:
     """Run what the command line asks for; return the exit status."""
     options, parser = parse(Options, __doc__)
     check(options, parser)
-    begin(options, parser, shared=True)
+    begin(options, parser)
     try:
         if processes.leads():
             recording.check(options.results)

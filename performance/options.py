@@ -17,7 +17,8 @@ from fl.data.sampling import cohort_size
 from fl.experiment.departures import Departures, variant
 from fl.experiment.options import choice, number, option
 from fl.experiment.program import CommonOptions, as_published
-from fl.simulation import algorithms, processes
+from fl.experiment.startup import is_shared
+from fl.simulation import algorithms
 from fl.simulation.mapping import VMAP
 
 # What --iid stands for where no alpha follows.
@@ -160,7 +161,7 @@ def check(options: Options, parser: ArgumentParser) -> None:
             f"argument --mapping: {VMAP}: under secure aggregation messages leave compiled code: "
             f"choose another one, or sum in the clear, with --efficient"
         )
-    if secure and (options.coordinator or processes.launched()):
+    if secure and is_shared(options):
         parser.error(
             "argument --coordinator: under secure aggregation one process plays all parties: sum "
             "in the clear, with --efficient"

@@ -35,6 +35,15 @@ def samples(count=20, labels=None):
     return Samples(jnp.asarray(images), jnp.asarray(labels, jnp.int32), jnp.float32(255))
 
 
+def test_some_samples_alone_are_those_that_were_chosen():
+    all_, variants = backdoor.with_triggers(samples()), np.array([[0, 1], [2, 4]])
+    indices = 20 * variants + np.array([[3, 17], [3, 0]])
+    some, places = all_.only(indices)
+    assert len(some.samples.labels) == indices.size
+    for alone, among_all in zip(some.take(places), all_.take(indices), strict=True):
+        assert np.array_equal(alone, among_all)
+
+
 def test_clean_variants_are_the_same_bits():
     clean = samples()
     indices = np.arange(20).reshape(4, 5)

@@ -347,6 +347,13 @@ def test_damaged_cache_is_rebuilt(data_dir, damage, monkeypatch):
     assert same(datasets.load("cifar10", data_dir), intact)
 
 
+def test_mapped_arrays_are_those_of_the_cache(data_dir):
+    read = datasets.load("cifar10", data_dir)
+    mapped = datasets.load("cifar10", data_dir, mapped=True)
+    assert same(mapped, read)
+    assert not mapped.train_images.flags.writeable
+
+
 def test_cache_of_something_else_is_rebuilt(data_dir):
     intact = datasets.load("cifar10", data_dir)
     cache = data_dir / "fl_cache" / "cifar10.npz"

@@ -185,7 +185,8 @@ def test_pictures_are_drawn_once_and_leave_no_rows_and_no_checkpoints(made, fram
 
 
 REFUSED = {
-    "--coordinator a:1 --processes 2 --process 0": "argument --coordinator: attacks look at all",
+    "--gen-images --coordinator a:1 --processes 2 --process 0": "argument --coordinator: pictures "
+    "are drawn by a single process",
     "--participation 0.5 -o ours --attack adaptive": "argument --participation: attacks that watch",
     "--participation 0.5 --dp 1 0.1": "argument --participation: the noise of --dp",
     "--participation 0.5 --as-published": "argument --participation: stale-update",

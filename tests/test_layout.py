@@ -21,7 +21,10 @@ LAYERS = [
         *("fl.simulation.placing", "fl.simulation.resting"),
         *("fl.experiment.options", "fl.experiment.departures", "fl.experiment.hypotheses"),
     },
-    {"fl.data.tfds_builders", "fl.data.sampling", "fl.simulation.mapping", "fl.experiment.runs"},
+    {
+        *("fl.data.tfds_builders", "fl.data.sampling", "fl.experiment.runs"),
+        *("fl.simulation.mapping", "fl.simulation.devices"),
+    },
     {"fl.simulation.sharding", "fl.simulation.checkpoint"},
     {"fl.data.datasets"},
     {"fl.data.__main__", "fl.simulation.training", "fl.simulation.rounds"},

@@ -313,7 +313,6 @@ def test_runs_that_are_there_are_skipped(session):
 
 
 REFUSED = {
-    "--coordinator a:1 --processes 2 --process 0": "argument --coordinator: attacks look at all",
     "--participation 0.5 --attack one_shot": "argument --participation: the one-shot attack has",
     "--participation 0.5 --defence foolsgold": "argument --participation: FoolsGold compares",
     "--participation 0.5 --delta 0.1": "argument --participation: certificates are about",

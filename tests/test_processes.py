@@ -7,13 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+from pandas.testing import assert_frame_equal
 from programs import DIES, RUNS, assert_refused
 from test_sharding import environment, free_port
 
 from fl.experiment import results
 from fl.simulation import processes
 
-FOLDER = Path(__file__).parents[1] / "performance"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "performance"
 # Seven clients on four devices.
 ASKED = [
     "-m",
@@ -31,18 +33,19 @@ ASKED = [
 SAVES = "from fl.simulation import run; run.CHECKPOINT_EVERY = 0.0\n"
 
 
-def start(path, code, *more, devices=2):
-    """A process of the program, after some code."""
-    command = [sys.executable, "-c", code + RUNS, "--results", str(path), *ASKED, *more]
+def start(path, code, *more, devices=2, folder=FOLDER, asked=ASKED):
+    """A process of a program, after some code."""
+    command = [sys.executable, "-c", code + RUNS, "--results", str(path), *asked, *more]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=FOLDER, env=environment(devices), **pipes)
+    return subprocess.Popen(command, cwd=folder, env=environment(devices), **pipes)
 
 
-def start_two(path, *codes, more=()):
+def start_two(path, *codes, more=(), **program):
     """Both processes, each after its code."""
     where = f"127.0.0.1:{free_port()}"
     shared = ["--coordinator", where, "--processes", "2", *more, "--process"]
-    return [start(path, code, *shared, str(number)) for number, code in enumerate(codes)]
+    numbered = enumerate(codes)
+    return [start(path, code, *shared, str(number), **program) for number, code in numbered]
 
 
 def end(*started):
@@ -106,6 +109,55 @@ def test_a_death_ends_the_other_with_a_sentence_and_the_run_goes_on_to_the_bit(
     # Where it went on from: the bar starts there.
     assert "| 0/24" not in err[0]
     assert history(path) == history(whole[0])
+
+
+# In place of the attack on a window, which takes long to compile: images are what the server saw.
+SHOWS = """
+import sys; sys.path.insert(0, ".")
+import jax, jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from adaptive import WindowAttack
+from attacks import ATTACKS
+def show(view, key):
+    shape = 1, view.mixed * view.public.batch, *view.public.image_shape
+    return jnp.resize(jax.nn.sigmoid(ravel_pytree(view.observations)[0][-700:]), shape)
+def refuse(*arguments):
+    raise ValueError
+shown = WindowAttack(show, refuse)
+ATTACKS["adaptive"] = ATTACKS["adaptive"]._replace(build=lambda public: shown)
+"""
+# By program: what is asked of it, and columns of what comes of it.
+ATTACKS = {
+    "inversion": (
+        "-m softmax --algorithm secadam -n 4 -b 1 --rounds 6 --attack analytic adaptive "
+        "--window 3 --attack-clients 1",
+        ("final_accuracy", "psnr", "ssim", "global_psnr", "global_ssim", "chance_psnr"),
+    ),
+    "mitigation": (
+        "-m softmax -n 4 --attack continuous --defence median --rounds 6 --start-round 3 "
+        "--smoothed-models 10",
+        ("final_accuracy", "final_asr", "first_asr", "certified_accuracy", "certified_asr"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_two_processes_attack_as_one_does(name, tmp_path):
+    asked, columns = ATTACKS[name]
+    program = {"folder": ROOT / name, "asked": asked.split()}
+    code = SHOWS if name == "inversion" else ""
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    statuses, _, err = end(start(one, code, devices=1, **program))
+    assert statuses == [0], err
+    statuses, out, err = end(*start_two(two, code, code, **program))
+    assert statuses == [0, 0], err
+    assert "attack" in out[0]
+    assert "attack" not in out[1] + err[1]
+    left = [path.name for path in (tmp_path / ".checkpoints").glob("*")]
+    assert not left
+    found = [results.read(path)[list(columns)].astype(float) for path in (one, two)]
+    # Sums in another order change the last bits of the parameters, and of the images.
+    assert_frame_equal(*found, rtol=1e-3)
 
 
 REFUSED = {

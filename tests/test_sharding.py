@@ -81,11 +81,11 @@ def test_minibatches_come_to_the_devices_of_their_clients():
     cohorts = placing.fill_cohorts(mesh, Cohort(who, minibatches, None, None))
     samples = Samples(np.arange(100, 124), np.arange(24), np.float32(5))
     own, placed = placing.bring(mesh, samples, cohorts)
-    labels = np.asarray(own.samples.labels)
-    dealt = placed.indices.reshape(2, len(labels), -1, 2, 2)
-    found = np.stack([labels[device][dealt[:, device]] for device in range(len(labels))], axis=1)
-    assert np.array_equal(found.reshape(cohorts.indices.shape), cohorts.indices)
-    assert np.asarray(own.samples.scale).tolist() == [5] * len(labels)
+    dealt = placed.indices.reshape(2, mesh.size, -1, 2, 2)
+    found = [np.asarray(part.labels)[dealt[:, at]] for at, part in enumerate(own.parts)]
+    assert np.array_equal(np.stack(found, 1).reshape(cohorts.indices.shape), cohorts.indices)
+    assert [len(part.labels) for part in own.parts] == [dealt[:, 0].size] * mesh.size
+    assert [float(part.scale) for part in own.parts] == [5] * mesh.size
 
 
 def test_each_device_has_its_own_clients_and_nobody_fills_up():
@@ -106,4 +106,7 @@ def test_clients_are_copied_off_the_devices_in_their_order():
     rows = {"a": np.arange(len(CASE.held) * 2.0, dtype=np.float32).reshape(-1, 2)}
     members = mapper.load(rows, len(CASE.held))
     assert np.array_equal(mapper.unload(members, len(CASE.held))["a"], rows["a"])
-    assert jax.tree.leaves(members)[0].shape == (jax.device_count(), 2)
+    each = placing.slots(mapper.mesh, len(CASE.held))
+    assert [len(part) for part in members.parts] == [each] * jax.device_count()
+    again = sharding.members_of(sharding.rows_of(members), members)
+    assert np.array_equal(mapper.unload(again, len(CASE.held))["a"], rows["a"])

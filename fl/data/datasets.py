@@ -51,7 +51,7 @@ def canonical_name(name: str) -> str:
     return name
 
 
-def load(name: str, data_dir: str | Path | None = None) -> Dataset:
+def load(name: str, data_dir: str | Path | None = None, mapped: bool = False) -> Dataset:
     """Load a data set, downloading or decoding it where that has not been done yet.
 
     Samples come in the same order everywhere: as the package that brings them along stores them, or
@@ -62,6 +62,8 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
       name: a data set's name or alias.
       data_dir: TFDS's data directory; None is TFDS's default, `$TFDS_DATA_DIR` or
         `~/tensorflow_datasets`. Not used for what a package brings along.
+      mapped: leave images that are cached on the disk until they are used, see
+        `fl.files.mapped_arrays`.
 
     Raises:
       ValueError: there is no such data set.
@@ -74,7 +76,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         return _checked(Dataset(name, **entry.source.load(), scale=entry.scale))
     data_dir = resolve_dir(data_dir)
     cache = _cache_path(name, data_dir)
-    dataset = _read_cache(name, cache, data_dir)
+    dataset = _read_cache(name, cache, data_dir, mapped)
     if dataset is None:
         if tfds_builders.prepared_dir(name, data_dir) is None:
             _download(name, data_dir)
@@ -167,7 +169,7 @@ def _cache_path(name: str, data_dir: Path) -> Path:
     return cache_dir(data_dir) / f"{name}.npz"
 
 
-def _read_cache(name: str, cache: Path, data_dir: Path) -> Dataset | None:
+def _read_cache(name: str, cache: Path, data_dir: Path, mapped: bool) -> Dataset | None:
     """Return the cached data set, or None if it is missing, older than the data, or damaged."""
     prepared = tfds_builders.prepared_dir(name, data_dir)
     try:
@@ -175,8 +177,12 @@ def _read_cache(name: str, cache: Path, data_dir: Path) -> Dataset | None:
             info = prepared / "dataset_info.json"
             if info.stat().st_mtime_ns > cache.stat().st_mtime_ns:
                 return None
-        with cache.open("rb") as file, np.load(file) as arrays:
-            return _checked(Dataset(name, **arrays, scale=DATASETS[name].scale))
+        if mapped:
+            arrays = files.mapped_arrays(cache)
+        else:
+            with cache.open("rb") as file, np.load(file) as read:
+                arrays = dict(read)
+        return _checked(Dataset(name, **arrays, scale=DATASETS[name].scale))
     except Exception:  # a damaged file can make NumPy raise almost anything
         return None
 

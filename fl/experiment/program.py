@@ -1,6 +1,5 @@
 """What the experiments' programs share: common options, and a grid that survives trouble."""
 
-import json
 import sys
 from argparse import ArgumentTypeError
 from collections import defaultdict
@@ -189,8 +188,7 @@ def skip_done(path: Path, runs: list[R], describe: Callable[[R], str]) -> list[R
         runs: instances of an experiment's `Run`.
         describe: says a run in a few words.
     """
-    found = processes.shared(lambda: json.dumps(_left(path, runs, describe)).encode())
-    return [runs[number] for number in json.loads(found)]
+    return [runs[number] for number in processes.told(lambda: _left(path, runs, describe))]
 
 
 def _left(path, runs, describe):
@@ -235,10 +233,12 @@ def _say_other_code(runs, rows, describe):
 def load(name: str, data_dir: Path | None) -> tuple[datasets.Dataset, training.Samples]:
     """Load a data set -> (arrays on the host, training samples on the device).
 
-    Of several processes none has all of them on its devices: they stay on the host.
+    Of several processes none has all of them on its devices: they stay on the host, and on its
+    disk until they are used.
     """
-    dataset = datasets.load(name, data_dir)
-    return dataset, training.training_samples(dataset, on_host=processes.several())
+    spread = processes.several()
+    dataset = datasets.load(name, data_dir, mapped=spread)
+    return dataset, training.training_samples(dataset, on_host=spread)
 
 
 @lru_cache(maxsize=1)

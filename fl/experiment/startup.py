@@ -17,13 +17,12 @@ from fl.simulation import engine, mapping, processes
 _checkpoints = [None]
 
 
-def begin(options: CommonOptions, parser: ArgumentParser, shared: bool = False) -> None:
+def begin(options: CommonOptions, parser: ArgumentParser) -> None:
     """Set the process up for computing, before anything is computed.
 
     Args:
         options: of the program.
         parser: which ends it.
-        shared: whether several processes can share a run of the program.
 
     Raises:
         SystemExit: with status 2 and a sentence that names the option.
@@ -31,22 +30,21 @@ def begin(options: CommonOptions, parser: ArgumentParser, shared: bool = False) 
     engine.keep_compiled_code()
     engine.choose_mapping(None if options.mapping == AUTO else options.mapping)
     _checkpoints[:] = [options.checkpoint]
-    _join(options, parser, shared)
+    _join(options, parser)
 
 
-def _join(options, parser, shared):
+def is_shared(options: CommonOptions) -> bool:
+    """Whether several processes were asked to share the program's runs."""
+    return options.coordinator is not None or processes.launched()
+
+
+def _join(options, parser):
     """Join the other processes of the run, if there are any."""
     given = options.coordinator, options.processes, options.process
     if any(each is not None for each in given) and None in given:
         parser.error("argument --coordinator: goes with --processes and --process")
-    alone = given[0] is None and not processes.launched()
-    if alone or options.plan or options.list:
+    if not is_shared(options) or options.plan or options.list:
         return
-    if not shared:
-        parser.error(
-            "argument --coordinator: attacks look at all clients, whom a single process must have: "
-            "start one, without srun or mpirun"
-        )
     if options.mapping not in (AUTO, mapping.SHARDED):
         parser.error("argument --mapping: several processes go with sharded")
     if given[0] and options.process >= options.processes:

@@ -62,7 +62,7 @@ def _one_by_one(way, clients, rounds_of):
         count, losses = schedule.clients.shape[1], []
         for samples, cohort in rounds_of(schedule):
             state, loss = way.one_round(state, samples, cohort, count, clients)
-            losses.append(loss)
+            losses.append(processes.on_one_device(loss))
         return state, jnp.stack(losses)
 
     return run
@@ -122,7 +122,7 @@ def on_devices(
     """
     mesh = mapper.mesh
     common = state if pooled else state._replace(clients=())
-    common = jax.tree.map(lambda leaf: placing.put(mesh, np.asarray(leaf), COMMON), common)
+    common = placing.spread(mesh, common)
     state = common if pooled else common._replace(clients=state.clients)
     everything = None if processes.several() else placing.spread(mesh, samples)
 

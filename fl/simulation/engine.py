@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from fl.data.sampling import Schedule
-from fl.simulation import dispatch, pooling, rounds
+from fl.simulation import dispatch, pooling, processes, rounds
 from fl.simulation.dispatch import Federation
 from fl.simulation.mapping import (
     LOOP,
@@ -26,10 +26,10 @@ from fl.simulation.mapping import (
     group_size,
     stack,
 )
-from fl.simulation.placing import all_devices
+from fl.simulation.placing import Parts, all_devices
 from fl.simulation.resting import Resting
 from fl.simulation.rounds import State, Work
-from fl.simulation.sharding import Sharded, Slots, rows_of
+from fl.simulation.sharding import Sharded, members_of, rows_of
 from fl.simulation.training import Samples
 
 PyTree = Any
@@ -80,8 +80,8 @@ def start(
     Args:
         work: the algorithm, the loss, the hardening and so on.
         params: the initial global parameters.
-        samples: the training set; anything with `take` as `Samples` has it. For several processes
-            `Samples` of NumPy arrays: each takes its own clients' of them to its devices.
+        samples: the training set; anything with `take` and `only` as `Samples` has them. Of several
+            processes each takes its own clients' samples alone to its devices.
         clients: number of clients in the federation.
         local_steps: steps of each client in a round, at least 1.
         mapping: one of `MAPPINGS`; by default what `choose_mapping` was told, and else `SHARDED`
@@ -126,7 +126,7 @@ def client_states(state: State, count: int) -> PyTree:
     clients = state.clients
     if isinstance(clients, Resting):
         clients = clients.everybody()
-    elif isinstance(clients, Slots):
+    elif isinstance(clients, Parts):
         clients = rows_of(clients)
     elif isinstance(clients, list):  # unrolled; what clients keep is no list
         clients = stack(clients)
@@ -139,6 +139,37 @@ def copied(state: State) -> State:
     common = jax.tree.map(jnp.copy, state._replace(clients=()))
     resting = isinstance(clients, Resting)
     return common._replace(clients=clients.copied() if resting else jax.tree.map(jnp.copy, clients))
+
+
+def packed(state: State) -> State:
+    """A state as checkpoints hold it: its clients in arrays that are whole, or rest on the host."""
+    clients = state.clients
+    if isinstance(clients, Resting):
+        clients = clients.packed()
+    elif isinstance(clients, Parts):
+        clients = rows_of(clients)
+    return state._replace(clients=clients)
+
+
+def unpacked(state: State, like: State) -> State:
+    """A state out of one that is `packed`, for a federation that has a state like another."""
+    clients = state.clients
+    if isinstance(like.clients, Resting):
+        clients = like.clients.unpacked(clients)
+    elif isinstance(like.clients, Parts):
+        clients = members_of(clients, like.clients)
+    return state._replace(clients=clients)
+
+
+def whole(state: State, count: int) -> State:
+    """A state that is spread over processes, in each of them, clients stacked [client, ...].
+
+    Args:
+        state: between two rounds; not given up.
+        count: number of clients.
+    """
+    gathered = processes.to_host(packed(state))
+    return jax.device_put(gathered._replace(clients=client_states(gathered, count)))
 
 
 def _mapper(work, params, name):

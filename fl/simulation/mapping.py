@@ -89,7 +89,7 @@ class Mapper(NamedTuple):
     def load(self, rows: PyTree, count: int) -> PyTree:
         """Members out of arrays on the host, stacked [member, ...]."""
         rows = jax.tree.map(jnp.asarray, rows)
-        return rows if self.vmapped else _unstacked(rows, count)
+        return rows if self.vmapped else unstacked(rows, count)
 
     def unload(self, members: PyTree, count: int) -> PyTree:
         """Members, each once, as arrays on the host, stacked [member, ...]."""
@@ -282,5 +282,6 @@ def _stacked(members):
 
 
 @partial(jax.jit, static_argnums=1)
-def _unstacked(rows, count):
+def unstacked(rows: PyTree, count: int) -> list[PyTree]:
+    """A pytree for each of so many members, out of arrays stacked [member, ...]."""
     return [jax.tree.map(itemgetter(number), rows) for number in range(count)]

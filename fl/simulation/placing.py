@@ -5,7 +5,8 @@ as many *slots*; where the devices do not divide them, the last slots are filled
 number `NOBODY`. Arrays of the host are whole in every process; each places what its devices hold.
 """
 
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,23 +21,46 @@ NOBODY = -1
 COMMON, OWN = PartitionSpec(), PartitionSpec(AXIS)
 
 
-class Own(NamedTuple):
-    """Samples of which each device has its own part, stacked [device, ...]; the part, within one.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Parts:
+    """What each device of this process has of its own.
 
     Attributes:
-        samples: anything with `take` as `fl.simulation.training.Samples` has it.
+        parts: a pytree of arrays of a single device for each of `here`, shaped alike.
+        mesh: of all devices.
     """
 
-    samples: PyTree
-
-    def take(self, indices):
-        """As `Samples.take`."""
-        return self.samples.take(indices)
+    parts: list
+    mesh: Mesh = field(metadata={"static": True})
 
 
 def all_devices() -> Mesh:
     """The mesh of every device that there is."""
     return Mesh(np.array(jax.devices()), (AXIS,))
+
+
+@lru_cache
+def here(mesh: Mesh) -> list[tuple[int, jax.Device]]:
+    """The devices of this process with their places among all."""
+    own = jax.process_index()
+    return [each for each in enumerate(mesh.devices.flat) if each[1].process_index == own]
+
+
+def joined(parts: Parts) -> PyTree:
+    """One pytree of arrays, joined along their first axis, of what lies on all devices."""
+    sharding = NamedSharding(parts.mesh, OWN)
+
+    def whole(*leaves):
+        shape = parts.mesh.size * len(leaves[0]), *leaves[0].shape[1:]
+        return jax.make_array_from_single_device_arrays(shape, sharding, list(leaves))
+
+    return jax.tree.map(whole, *parts.parts)
+
+
+def views(array: jax.Array) -> list[jax.Array]:
+    """What each device of this process has of an array that lies on all devices."""
+    return [shard.data for shard in array.addressable_shards]
 
 
 def slots(mesh: Mesh, count: int) -> int:
@@ -63,8 +87,11 @@ def copies(mesh: Mesh, tree: PyTree, count: int) -> PyTree:
 def fill(mesh: Mesh, array: np.ndarray, filling: Any = 0, axis: int = 0) -> np.ndarray:
     """Lengthen an array along its axis of members, until the devices divide it."""
     count = array.shape[axis]
+    missing = slots(mesh, count) * mesh.size - count
+    if not missing:
+        return array  # as in most rounds; to pad by nothing takes a while
     widths = np.zeros((array.ndim, 2), int)
-    widths[axis, 1] = slots(mesh, count) * mesh.size - count
+    widths[axis, 1] = missing
     return np.pad(array, widths, constant_values=filling)
 
 
@@ -79,39 +106,27 @@ def deal(mesh: Mesh, array: np.ndarray) -> np.ndarray:
     return array.reshape(mesh.size, -1, *array.shape[1:])
 
 
-def spread(mesh: Mesh, samples: PyTree) -> Own:
-    """Give each device all samples."""
-    return Own(copies(mesh, samples, mesh.size))
+def spread(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Give each device all of it."""
+    return jax.tree.map(lambda leaf: put(mesh, np.asarray(leaf), COMMON), tree)
 
 
-def bring(mesh: Mesh, samples: PyTree, cohorts: NamedTuple) -> tuple[Own, NamedTuple]:
+def bring(mesh: Mesh, samples: PyTree, cohorts: NamedTuple) -> tuple[Parts, NamedTuple]:
     """Give each device the samples of its own clients' minibatches in some rounds.
 
     A process touches no others than those of its devices.
 
     Args:
         mesh: the devices.
-        samples: on the host, a pytree whose arrays are stacked [sample, ...], or are numbers.
+        samples: with `only` as `fl.simulation.training.Samples` has it.
         cohorts: from `fill_cohorts`.
 
     Returns:
-        The samples, and the cohorts with their places among them.
+        The samples, and the cohorts with the places of these devices' clients' among them.
     """
-    rounds, _, *minibatches = cohorts.indices.shape
-    dealt = cohorts.indices.reshape(rounds, mesh.size, -1)
-    count = dealt[:, 0].size  # of each device
-
-    def own(leaf):
-        if not np.ndim(leaf):
-            return copies(mesh, leaf, mesh.size)
-
-        def rows(part):
-            return leaf[dealt[:, part[0]].ravel()][None]
-
-        shape = mesh.size, count, *leaf.shape[1:]
-        return jax.make_array_from_callback(shape, NamedSharding(mesh, OWN), rows)
-
-    places = np.arange(count, dtype=np.int32).reshape(rounds, 1, -1, *minibatches)
-    places = np.broadcast_to(places, (rounds, mesh.size, *places.shape[2:]))
-    placed = cohorts._replace(indices=places.reshape(cohorts.indices.shape))
-    return Own(jax.tree.map(own, samples)), placed
+    dealt = cohorts.indices.reshape(len(cohorts.indices), mesh.size, -1)
+    places, parts = np.zeros_like(dealt), []
+    for place, device in here(mesh):
+        some, places[:, place] = samples.only(dealt[:, place])
+        parts.append(jax.device_put(some, device, may_alias=False))  # to be given up
+    return Parts(parts, mesh), cohorts._replace(indices=places.reshape(cohorts.indices.shape))

@@ -4,6 +4,7 @@ Each process runs the same program on devices of its own. The first one, the *le
 files and draws progress. Processes watch one another: when one ends before its time, all end.
 """
 
+import json
 import os
 import secrets
 import socket
@@ -24,6 +25,8 @@ PyTree = Any
 LAUNCHED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 # Seconds without a sign of life after which a process counts as dead.
 SILENCE_S = 20
+# What processes say to one another: that they live, and, the leader, that it has done its part.
+ALIVE, DONE = b".", b"!"
 
 
 def launched() -> bool:
@@ -80,9 +83,27 @@ def shared(make: Callable[[], bytes | None]) -> bytes | None:
     return np.asarray(multihost_utils.broadcast_one_to_all(data)).tobytes()
 
 
+def told(make: Callable[[], Any]) -> Any:
+    """What the leader makes, in every process, as far as JSON can hold it; as `shared`."""
+    if not several():
+        return make()
+    return json.loads(shared(lambda: json.dumps(make()).encode()))
+
+
 def agree(decision: bool) -> bool:
     """The leader's decision."""
     return shared(lambda: b"1" if decision else None) is not None
+
+
+def by_leader(do: Callable[[], None]) -> None:
+    """Let the leader alone do something, for as long as it takes, and the others wait for it."""
+    if not leads():
+        _leader_is_done.acquire()
+        return
+    do()
+    for connection in _connections:
+        with suppress(OSError):  # of which `_listen` hears too
+            connection.sendall(DONE)
 
 
 def to_host(tree: PyTree) -> PyTree:
@@ -132,6 +153,8 @@ def mourn() -> None:
 
 
 _over = threading.Event()
+_leader_is_done = threading.Semaphore(0)
+_connections = []
 
 
 def _end():
@@ -146,12 +169,12 @@ def _end():
 def _watch(host):
     """Keep a connection to the leader, or of the leader to all: it breaks when an end dies."""
     if leads():
-        connections = _accept(host, jax.process_count() - 1)
+        _connections[:] = _accept(host, jax.process_count() - 1)
     else:
         word, port, host = shared(lambda: None).decode().split(" ", 2)
-        connections = [socket.create_connection((host, int(port)), timeout=SILENCE_S)]
-        connections[0].sendall(word.encode())
-    for connection in connections:
+        _connections[:] = [socket.create_connection((host, int(port)), timeout=SILENCE_S)]
+        _connections[0].sendall(word.encode())
+    for connection in _connections:
         connection.settimeout(SILENCE_S)
         for task in (_beat, _listen):
             threading.Thread(target=task, args=(connection,), daemon=True).start()
@@ -175,13 +198,14 @@ def _beat(connection):
     """Give signs of life."""
     with suppress(OSError):  # of which `_listen` hears too
         while not _over.wait(SILENCE_S / 6):
-            connection.sendall(b".")
+            connection.sendall(ALIVE)
 
 
 def _listen(connection):
-    """Wait for the end of the signs of life from another process."""
+    """Hear what another process says, and wait for the end of its signs of life."""
     with suppress(OSError):
-        while connection.recv(1):
-            pass
+        while said := connection.recv(1):
+            if said == DONE:
+                _leader_is_done.release()
     if not _over.is_set():
         _end()

@@ -207,8 +207,8 @@ def build(work: Work, mapper: Mapper | Sharded) -> Rounds:
 
     # What the server does.
 
-    def nothing_received(state, clients):
-        message = work.example_message(state.params)
+    def nothing_received(params, clients):
+        message = work.example_message(params)
         some, none = (message, ()) if aggregator else ((), message)
         return mapper.nothing(some, (none, jnp.zeros(())), len(clients))
 
@@ -217,12 +217,12 @@ def build(work: Work, mapper: Mapper | Sharded) -> Rounds:
         params, server = work.serve(state, message, memory, count / registered, key)
         return State(params, server, (), next_key(state.key), memory)
 
-    def aggregate_and_serve(state, total, taken, registered, count):
+    def aggregate_and_serve(state, total, taken, registered, losses, count):
         # The number of clients is there twice: as one that is divided by, and as a shape.
         messages, (sum_, loss) = mapper.across(total, count)
         total = messages if aggregator else sum_
         message, memory = work.aggregate(total, state.memory, taken)
-        return serve(state, message, memory, taken, registered), loss
+        return serve(state, message, memory, taken, registered), loss / losses
 
     step_all, last_step_all = map(mapper.accumulate, (step, last_step))
     start_receiving = mapper.compile(nothing_received, common=(0,), gives_members=True)
@@ -230,7 +230,7 @@ def build(work: Work, mapper: Mapper | Sharded) -> Rounds:
     everything = (0, 1, 2, 3, 4)
     finish_on_host = mapper.compile(serve, common=everything, donate_argnums=0)
     finish = mapper.compile(
-        aggregate_and_serve, common=(0, 2, 3), donate_argnums=0, static_argnums=(4,)
+        aggregate_and_serve, common=(0, 2, 3, 4), donate_argnums=0, static_argnums=(5,)
     )
 
     def one_round(state, samples, cohort, count, registered):
@@ -249,7 +249,7 @@ def build(work: Work, mapper: Mapper | Sharded) -> Rounds:
             total, kept = step_all(common, own, total, local, *cohort)
             return *mapper.unzip(kept), total
 
-        messages, (sum_, loss) = start_receiving(state, cohort.clients)
+        messages, (sum_, loss) = start_receiving(state.params, cohort.clients)
         local, own, (_, loss) = mapper.loop(take_step, (local, own, ((), loss)), steps - 1)
         common = received, samples, state.key, steps - 1
         total, own = last_step_all(common, own, (messages, (sum_, loss)), local, before, *cohort)
@@ -260,9 +260,10 @@ def build(work: Work, mapper: Mapper | Sharded) -> Rounds:
             got = jax.device_get((messages, state.memory, received))
             message, memory = aggregator.aggregate(*got, cohort.clients.ravel()[:count])
             state = finish_on_host(state, message, memory, count, registered)
+            loss /= count * steps
         else:
-            state, loss = finish(state, total, count, registered, count)
-        return state._replace(clients=own), loss / (count * steps)
+            state, loss = finish(state, total, count, registered, count * steps, count)
+        return state._replace(clients=own), loss
 
     def init_clients(params, count):
         return mapper.repeat(jax.jit(algorithm.init_client)(params), count)

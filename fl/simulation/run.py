@@ -15,8 +15,7 @@ import numpy as np
 from fl.data.sampling import MinibatchSampler
 from fl.progress import progress_bar
 from fl.simulation import checkpoint, processes
-from fl.simulation.engine import Federation
-from fl.simulation.resting import Resting
+from fl.simulation.engine import Federation, packed, unpacked
 from fl.simulation.rounds import State
 
 PyTree = Any
@@ -132,17 +131,9 @@ def stand(path: Path, state: State, sampler: MinibatchSampler) -> State:
 
 def _load(path, state, sampler):
     """What a checkpoint holds -> (state, where the generators stand, notes)."""
-    like = _packed(state), sampler.state()
+    like = packed(state), sampler.state()
     (loaded, generators), notes = checkpoint.load(path, like)
-    if isinstance(state.clients, Resting):
-        loaded = loaded._replace(clients=state.clients.unpacked(loaded.clients))
-    return loaded, generators, notes
-
-
-def _packed(state):
-    """A state as checkpoints hold it."""
-    clients = state.clients
-    return state._replace(clients=clients.packed()) if isinstance(clients, Resting) else state
+    return unpacked(loaded, state), generators, notes
 
 
 class _Run:
@@ -181,7 +172,7 @@ class _Run:
             warnings.warn(f"{error}: starting from the first round", stacklevel=3)
             return
         passed = [path for number, path in self._copies.items() if number <= notes["done"]]
-        if not all(path.exists() for path in passed):
+        if not processes.agree(all(path.exists() for path in passed)):
             return  # another process did not want these copies: make them now
         self._state = state
         self._sampler.restore(generators)
@@ -233,7 +224,9 @@ class _Run:
                 self.diverged = True
             if self.diverged:
                 return
-            scores = {name: score(params) for name, score in self._scores.items()}
+            scores = processes.told(
+                lambda: {name: score(params) for name, score in self._scores.items()}
+            )
             self.history.append(Evaluation(self.done, self._loss, scores))
             if self._stop(self.history[-1]):
                 self.stopped = self.done
@@ -256,7 +249,7 @@ class _Run:
             self._last_saved = time.perf_counter()
 
     def _write(self, path, notes):
-        checkpoint.save(path, (_packed(self._state), self._sampler.state()), notes)
+        checkpoint.save(path, (packed(self._state), self._sampler.state()), notes)
 
     @contextmanager
     def _untimed(self):

@@ -3,13 +3,14 @@
 Members are dealt out to the devices as `placing` says; those that only fill a slot weigh nothing
 and are left out of every sum and every list.
 
-Within a device, members are mapped as a `Mapper` says. Unrolled, what is compiled is one
-`jax.shard_map` a group, and a slot's state is an array with an axis for the device. Side by side,
-the caller puts a single `jax.shard_map` around all of its rounds.
+Within a device, members are mapped as a `Mapper` says. Unrolled, each device is given the very
+functions that a single one would be, on what it has (`Parts`): JAX dispatches them without waiting,
+so devices work at the same time, and only what looks at all of them is one `jax.shard_map`. Side by
+side, the caller puts a single `jax.shard_map` around all of its rounds.
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,27 +20,33 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from fl.simulation import processes
-from fl.simulation.mapping import Mapper, Same, group_of, groups
+from fl.simulation.devices import (
+    collected,
+    compile_for_all,
+    compile_for_each,
+    dealt,
+    own,
+    specs,
+    stacked,
+)
+from fl.simulation.mapping import Mapper, Same, groups, unstacked
 from fl.simulation.placing import (
     AXIS,
     COMMON,
     NOBODY,
     OWN,
-    Own,
+    Parts,
     copies,
     deal,
     fill,
+    here,
+    joined,
     put,
     slots,
+    views,
 )
 
 PyTree = Any
-
-
-class Slots(NamedTuple):
-    """Members when unrolled: for each slot a pytree whose leaves are stacked [device, ...]."""
-
-    slots: list
 
 
 class Sharded(NamedTuple):
@@ -66,24 +73,27 @@ class Sharded(NamedTuple):
             state: how each of its parts lies on the devices.
         """
 
-        def on_a_device(state, samples, cohorts):
-            return scan(state, _own(samples, common=True), cohorts)
+        def on_all(state_, samples, cohorts):
+            sharded = jax.shard_map(
+                lambda state_, samples, cohorts: scan(state_, own(samples, True), cohorts),
+                mesh=self.mesh,
+                in_specs=(state, specs(samples, True), PartitionSpec(None, AXIS)),
+                out_specs=(state, COMMON),
+                check_vma=False,  # devices that are given the same compute the same
+            )
+            return sharded(state_, samples, cohorts)
 
-        sharded = jax.shard_map(
-            on_a_device,
-            mesh=self.mesh,
-            in_specs=(state, OWN, PartitionSpec(None, AXIS)),
-            out_specs=(state, COMMON),
-            check_vma=False,  # devices that are given the same compute the same
-        )
-        return jax.jit(sharded, donate_argnums=0)
+        compiled = jax.jit(on_all, donate_argnums=0)
+        return lambda state, samples, cohorts: compiled(state, stacked(samples), cohorts)
 
     def repeat(self, tree: PyTree, count: int) -> PyTree:
         """Members with a copy of a pytree each, to be given up later."""
-        devices, each = self.mesh.size, slots(self.mesh, count)
+        each = slots(self.mesh, count)
         if self.vmapped:
-            return copies(self.mesh, tree, devices * each)
-        return Slots([copies(self.mesh, tree, devices) for _ in range(each)])
+            return copies(self.mesh, tree, self.mesh.size * each)
+        return self._on_each(
+            lambda _, device: self.inner.repeat(jax.device_put(tree, device), each)
+        )
 
     def same(self, tree: PyTree, count: int) -> PyTree:
         """Members that share a pytree."""
@@ -92,12 +102,15 @@ class Sharded(NamedTuple):
     def load(self, rows: PyTree, count: int) -> PyTree:
         """Members out of arrays on the host, stacked [member, ...]."""
         filled = jax.tree.map(partial(fill, self.mesh), rows)
-        if not self.vmapped:
-            filled = jax.tree.map(partial(deal, self.mesh), filled)
-        placed = jax.tree.map(partial(put, self.mesh, spec=OWN), filled)
         if self.vmapped:
-            return placed
-        return Slots(_slots_of(placed, slots(self.mesh, count)))
+            return jax.tree.map(partial(put, self.mesh, spec=OWN), filled)
+        rows = jax.tree.map(partial(deal, self.mesh), filled)
+
+        def own_rows(place, device):
+            some = jax.device_put(jax.tree.map(lambda leaf: leaf[place], rows), device)
+            return self.inner.load(some, slots(self.mesh, count))
+
+        return self._on_each(own_rows)
 
     def unload(self, members: PyTree, count: int) -> PyTree:
         """Members, each once, as arrays on the host, stacked [member, ...]."""
@@ -111,13 +124,9 @@ class Sharded(NamedTuple):
 
     def part(self, given: PyTree, cut: slice) -> PyTree:
         """What is given for some slots, in their order."""
-        if self.vmapped or isinstance(given, Same):
+        if self.vmapped:
             return given
-        if isinstance(given, Slots):
-            return tuple(given.slots[cut])
-        # Of several processes, none can give a program the host's own arrays.
-        place = partial(put, self.mesh, spec=OWN) if processes.several() else lambda array: array
-        return jax.tree.map(lambda leaf: place(leaf[:, cut]), given)
+        return jax.tree.map(lambda leaf: leaf[:, cut], given)
 
     def compile(
         self,
@@ -129,28 +138,8 @@ class Sharded(NamedTuple):
         """As of `Mapper`: each device computes the function on what it has."""
         if self.vmapped:
             return function
-        static = settings.get("static_argnums", ())
-
-        def run(*arguments):
-            traced = [number for number in range(len(arguments)) if number not in static]
-
-            def on_a_device(*given):
-                own = list(arguments)
-                for number, value in zip(traced, given, strict=True):
-                    own[number] = _own(value, number in common)
-                found = function(*own)
-                return _for_all(found) if gives_members else found
-
-            given = [arguments[number] for number in traced]
-            return jax.shard_map(
-                on_a_device,
-                mesh=self.mesh,
-                in_specs=tuple(_specs(arguments[number], number in common) for number in traced),
-                out_specs=OWN if gives_members else COMMON,
-                check_vma=False,  # devices that are given the same compute the same
-            )(*given)
-
-        return jax.jit(run, **settings)
+        how = compile_for_each if gives_members else compile_for_all
+        return how(self.mesh, function, common, **settings)
 
     def loop(self, body: Callable, carry: PyTree, count: int) -> PyTree:
         """As of `Mapper`."""
@@ -164,22 +153,31 @@ class Sharded(NamedTuple):
         """As of `Mapper`."""
         if self.vmapped:
             return members
-        return tuple(Slots(list(each)) for each in zip(*members.slots, strict=True))
+        each = zip(*map(self.inner.unzip, members.parts), strict=True)
+        return tuple(Parts(list(parts), self.mesh) for parts in each)
 
     def accumulate(self, function: Callable) -> Callable:
         """As of `Mapper`; the total is that of each device until it is taken `across` them."""
+        of_one = self.inner.accumulate(function)
         if self.vmapped:
-            return self.inner.accumulate(function)
-        compiled = _compiled_group(self, function)
+            return of_one
 
-        def in_groups(shared, kept, total, *given):
-            slots = list(kept.slots)
-            for cut in groups(len(slots), self.inner.group):
-                some = [self.part(each, cut) for each in given]
-                slots[cut], total = compiled(shared, tuple(slots[cut]), total, cut.start, *some)
-            return total, Slots(slots)
+        def on_each(shared, kept, total, *given):
+            of_devices = zip(
+                dealt(self.mesh, shared, common=True),
+                kept.parts,
+                dealt(self.mesh, total, common=False),
+                *(dealt(self.mesh, each, common=isinstance(each, Same)) for each in given),
+                strict=True,
+            )
+            found = [
+                of_one(shared, kept, total, *(_members(each, len(kept)) for each in given))
+                for shared, kept, total, *given in of_devices
+            ]
+            totals, kept = zip(*found, strict=True)
+            return collected(self.mesh, totals), Parts(list(kept), self.mesh)
 
-        return in_groups
+        return on_each
 
     def nothing(self, collect: PyTree, add: PyTree, count: int) -> tuple[PyTree, PyTree]:
         """As of `Mapper`, over the slots of one device."""
@@ -191,60 +189,33 @@ class Sharded(NamedTuple):
 
     def across(self, total: PyTree, count: int) -> PyTree:
         """As of `Mapper`; what is collected comes in the members' order."""
-        collected, sum_ = total
-        collected = jax.tree.map(
-            lambda leaf: lax.all_gather(leaf, AXIS, tiled=True)[:count], collected
-        )
-        return collected, jax.tree.map(lambda leaf: lax.psum(leaf, AXIS), sum_)
+        some, sum_ = total
+        some = jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, tiled=True)[:count], some)
+        return some, jax.tree.map(lambda leaf: lax.psum(leaf, AXIS), sum_)
+
+    def _on_each(self, make):
+        """What is made for each device of this process: (place among all, device) -> its part."""
+        return Parts([make(*each) for each in here(self.mesh)], self.mesh)
 
 
-def _is_marked(value):
-    return isinstance(value, Own | Same)
-
-
-def _specs(value, common):
-    """How an argument lies on the devices."""
-
-    def spec(leaf):
-        if isinstance(leaf, Own | Same):
-            return OWN if isinstance(leaf, Own) else COMMON
-        return COMMON if common else OWN
-
-    return jax.tree.map(spec, value, is_leaf=_is_marked)
-
-
-def _own(value, common):
-    """What one device has of an argument."""
-
-    def part(leaf):
-        if isinstance(leaf, Own):
-            return jax.tree.map(lambda entry: entry[0], leaf)
-        return leaf if common or isinstance(leaf, Same) else leaf[0]
-
-    return jax.tree.map(part, value, is_leaf=_is_marked)
-
-
-def _for_all(tree):
-    """What one device has, as a part of what all have."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)
-
-
-# Runs that differ in their seed alone share what is compiled.
-@lru_cache
-def _compiled_group(mapper, function):
-    settings = {"common": (0, 3), "gives_members": True, "donate_argnums": (1, 2)}
-    return mapper.compile(group_of(function), **settings)
-
-
-@partial(jax.jit, static_argnums=1)
-def _slots_of(dealt, count):
-    return [
-        jax.tree.map(lambda leaf, number=number: leaf[:, number], dealt) for number in range(count)
-    ]
+def _members(given, count):
+    """What a device's members are given, as `Mapper` has it when unrolled."""
+    return [given.value] * count if isinstance(given, Same) else given
 
 
 @jax.jit
-def rows_of(members: Slots) -> PyTree:
+def _rows(members):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+
+
+def rows_of(members: Parts) -> PyTree:
     """Members stacked [member, ...], with those at the end that only fill a slot."""
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves, 1), *members.slots)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), stacked)
+    return joined(Parts(list(map(_rows, members.parts)), members.mesh))
+
+
+def members_of(rows: PyTree, like: Parts) -> Parts:
+    """Members out of arrays on all devices, as `rows_of` makes of such members as others."""
+    each = [
+        jax.tree.map(lambda leaf, at=at: views(leaf)[at], rows) for at in range(len(like.parts))
+    ]
+    return Parts([unstacked(part, len(like.parts[0])) for part in each], like.mesh)

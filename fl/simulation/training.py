@@ -32,6 +32,12 @@ class Samples(NamedTuple):
         """Indices [...] -> images [..., height, width, channels] in [0, 1] and labels [...]."""
         return self.images[indices].astype(float) / self.scale, self.labels[indices]
 
+    def only(self, indices: np.ndarray) -> tuple["Samples", np.ndarray]:
+        """The samples at some indices [...] alone, and their places [...] among these."""
+        chosen = indices.ravel()
+        some = self._replace(images=self.images[chosen], labels=self.labels[chosen])
+        return some, np.arange(chosen.size, dtype=indices.dtype).reshape(indices.shape)
+
 
 def training_samples(dataset: Dataset, on_host: bool = False) -> Samples:
     """Put a data set's training part on the device, unless it is to stay on the host."""
