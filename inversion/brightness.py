@@ -169,7 +169,7 @@ def _intensity(levels, values):
     steps = candidates[:, None] * values[None]
     # Something that is seen is one step at least, and white at most.
     possible = (steps > 0.5) & (steps < levels + 0.5)
-    cosines, scores = _cosine_of_turns(steps), []
+    cosines, scores = cosine_of_turns(steps), []
     for error in ERRORS:
         seen = own & (values > jnp.maximum(0.5 / levels, 3 * error))
         weight = jnp.where(seen[None], jnp.exp(-0.5 * (2 * jnp.pi * error * steps) ** 2), 0)
@@ -188,7 +188,7 @@ def _intensity(levels, values):
     return jnp.where(scores.max() > SIGNIFICANT, refined / levels, jnp.nan)
 
 
-def _cosine_of_turns(turns):
+def cosine_of_turns(turns: jax.Array) -> jax.Array:
     """cos(2 pi turns), by Taylor's series of the sine: twenty times as fast as that of XLA."""
     half = jnp.pi * (turns - jnp.round(turns))
     square, sine = half**2, 1.0

@@ -9,7 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from brightness import ERRORS, PIXELS
+from brightness import ERRORS, PIXELS, cosine_of_turns
 from jax import lax
 
 # How far from a known gain to look, as a share of it, and at how many places: so close that white
@@ -42,7 +42,7 @@ def _factor(levels, steps):
     """What makes values [image], nearly in steps, whole numbers of them; NaN if nothing does."""
     factors = jnp.linspace(1 - NEAR, 1 + NEAR, PLACES)
     seen = (steps > 0.5) & (steps < (1 + NEAR) * levels)
-    fits = jnp.cos(2 * jnp.pi * factors[:, None] * steps[None])
+    fits = cosine_of_turns(factors[:, None] * steps[None])
     # Values that are known less precisely say the less the more steps they have.
     off = 2 * jnp.pi * jnp.array(ERRORS)[:, None] * steps[None]
     weights = seen[None] * jnp.exp(-0.5 * off**2)

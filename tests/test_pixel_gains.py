@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from experiments import load
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 pixel_gains, brightness, nearby_gains, disaggregation = load(
@@ -55,7 +55,6 @@ def test_gains_that_are_nearly_right_become_exact(share):
     np.testing.assert_allclose(found[exact], truth[exact], rtol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.95, 1.05))
 def test_whole_steps_are_found_from_any_place_nearby(seed, off):
     _, truth, values = _drawn(seed, noise=1e-5)
