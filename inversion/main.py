@@ -63,9 +63,7 @@ def main() -> int:
     if options.plan:
         return 0
     trainings = [list(same) for _, same in itertools.groupby(runs, Run.training)]
-    status = run_grid(trainings, partial(train_and_attack, options), lambda same: describe(same[0]))
-    processes.leave(status)
-    return status
+    return run_grid(trainings, partial(train_and_attack, options), lambda same: describe(same[0]))
 
 
 def train_and_attack(options: Options, runs: list[Run]) -> None:

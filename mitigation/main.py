@@ -48,11 +48,9 @@ def main() -> int:
         return 0
     try:
         together = alike(runs, before_attack)
-        status = run_grid(together, partial(run_attacks, options), lambda same: describe(same[0]))
+        return run_grid(together, partial(run_attacks, options), lambda same: describe(same[0]))
     except UnusableError as error:
         parser.error(str(error))
-    processes.leave(status)
-    return status
 
 
 def alike(runs: list[Run], key: Callable[[Run], Run]) -> list[list[Run]]:

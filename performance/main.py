@@ -38,9 +38,7 @@ def main() -> int:
         runs = skip_done(options.results, runs, describe)
     if options.plan:
         return 0
-    status = run_grid(runs, partial(train_and_record, options), describe)
-    processes.leave(status)
-    return status
+    return run_grid(runs, partial(train_and_record, options), describe)
 
 
 def train_and_record(options: Options, run: Run) -> None:

@@ -140,7 +140,7 @@ def run_grid(runs: Iterable[R], run_one: Callable[[R], None], describe: Callable
     """Make the runs of a grid, one after the other.
 
     What stops one run is said at once, and the others go on; what would stop all of them, or what
-    may stop one process of several, ends the grid.
+    may stop one process of several, ends the grid. Several processes part at its end.
 
     Args:
         runs: what there is to run; each may stand for several that share their training.
@@ -151,6 +151,12 @@ def run_grid(runs: Iterable[R], run_one: Callable[[R], None], describe: Callable
         The exit status: 0; 1 if data or disk failed; 2 if a run cannot be made as asked; 130 if
         the user interrupted.
     """
+    status = _run_all(runs, run_one, describe)
+    processes.leave(status)
+    return status
+
+
+def _run_all(runs, run_one, describe):
     status = 0
     for run in runs:
         try:
