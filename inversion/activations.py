@@ -13,6 +13,7 @@ common factor of g and c, and so it is only it that suffers where they are lost 
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +36,8 @@ QUIET = 1e-4
 FAR = 1e3
 # Relative error of the common factor up to which it is relied on.
 CERTAIN = 0.1
-# Share of a pixel's values above the one that is taken for white, as a guess, and times the usual
-# gain from which on a pixel is taken to be black.
-WHITE, FAINTEST = 0.05, 1e3
+# Share of a pixel's values above the one that is taken for white, as a guess.
+WHITE = 0.05
 # Singular values of a layer's gradient below this share of the largest are rounding.
 ROUNDING = 1e-5
 
@@ -94,6 +94,7 @@ def gains(
     activations: np.ndarray,
     rounds: np.ndarray,
     weights: np.ndarray,
+    guess: np.ndarray,
 ) -> np.ndarray:
     """Solve for the pixels' gains.
 
@@ -103,9 +104,10 @@ def gains(
         rounds: int [image], which of the weights an image was seen by.
         weights: of the first layer in each round, the bias as the last row,
             [round, pixels + 1, units].
+        guess: at the gains, [pixel], such as `brightest`; 0 for pixels that no image shows.
 
     Returns:
-        Gains [pixel]; 0 for pixels that no image shows.
+        Gains [pixel]; 0 where the guess is.
 
     Raises:
         TooFewEquationsError: where there are fewer of them than pixels.
@@ -113,60 +115,87 @@ def gains(
     which, unit = np.nonzero(activations > QUIET * activations.max(1, keepdims=True, initial=0))
     if len(which) < images.shape[1]:
         raise TooFewEquationsError(f"{len(which)} equations for {images.shape[1]} pixels")
-    guess = _brightest(images)
     images = images * guess
-    typical = np.maximum(np.quantile(np.abs(activations), 0.9, axis=0), 1e-12)
     chosen = np.random.default_rng(0).permutation(len(which))[:EQUATIONS]
     which, unit = which[chosen], unit[chosen]
     seen = weights[rounds[which], :, unit]
-    pixels = seen[:, :-1] * images[which]
-    equations = np.zeros((len(which), pixels.shape[1] + activations.shape[1] + 1))
-    equations[:, : pixels.shape[1]] = pixels
-    equations[np.arange(len(which)), pixels.shape[1] + unit] = -(activations / typical)[which, unit]
-    equations[:, -1] = seen[:, -1]
+    equations = seen.copy()
+    equations[:, :-1] *= images[which]
     # An image's equations as relative to what its activations should be.
-    energy = np.bincount(which, (pixels**2).sum(1), len(images))
+    energy = np.bincount(which, (equations[:, :-1] ** 2).sum(1), len(images))
     energy /= np.maximum(np.bincount(which, minlength=len(images)), 1)
-    equations /= np.sqrt(np.where(energy > 0, energy, 1))[which][:, None]
-    solution, error = _robust(
-        jnp.asarray(equations), jnp.asarray(which), pixels.shape[1], len(images)
+    size = np.sqrt(np.where(energy > 0, energy, 1))[which]
+    equations = _Equations(
+        *map(jnp.asarray, (equations / size[:, None], activations[which, unit] / size, which, unit))
     )
-    relative, common = np.asarray(solution[: pixels.shape[1]]), float(solution[-1])
+    solution, error = _robust(equations, len(images), activations.shape[1])
+    relative, common = np.asarray(solution[:-1]), float(solution[-1])
     if common <= 0 or float(error) > CERTAIN * common:
         common = np.median(relative[guess > 0])
     relative = relative / common if common > 0 else np.ones_like(relative)
     return guess * np.where((relative > 1 / FAR) & (relative < FAR), relative, 1)
 
 
-def _brightest(images):
-    """Gains that make nearly the brightest of each pixel's values white, to start from."""
+def brightest(images: np.ndarray) -> np.ndarray:
+    """Guess gains: those that make nearly the brightest of each pixel's values white.
+
+    Args:
+        images: [image, pixel], each pixel up to a positive gain.
+
+    Returns:
+        Gains [pixel]; 0 where hardly any image shows anything.
+    """
     white = np.quantile(np.maximum(images, 0), 1 - WHITE, axis=0)
-    gain = np.where(white > 0, 1 / np.where(white > 0, white, 1), 0)
-    usual = np.median(gain[gain > 0]) if gain.any() else 0
-    return np.where(gain < FAINTEST * usual, gain, 0)
+    return np.where(white > 0, 1 / np.where(white > 0, white, 1), 0)
 
 
-@partial(jax.jit, static_argnames=("pixels", "images"))
-def _robust(equations, which, pixels, images):
-    """Robust least squares -> (what all equations make 0, error of its last entry)."""
-    columns = jnp.sqrt(jnp.mean(equations**2, axis=0))
-    shown = columns[:pixels]
+class _Equations(NamedTuple):
+    """Linear equations in gains, the factor of all biases and the units' factors.
+
+    Attributes:
+        matrix: of gains and the biases' factor, [equation, pixels + 1].
+        activations: of the unit's factor, [equation]; it goes on the other side.
+        image: int [equation].
+        unit: likewise.
+    """
+
+    matrix: jax.Array
+    activations: jax.Array
+    image: jax.Array
+    unit: jax.Array
+
+
+@partial(jax.jit, static_argnames=("images", "units"))
+def _robust(equations, images, units):
+    """Robust least squares -> (gains and the biases' factor, the error of that)."""
+    matrix, activations, which, unit = equations
+    columns = jnp.sqrt(jnp.mean(matrix**2, axis=0))
+    shown = columns[:-1]
     # Pixels count by what they do, or a dark one could stand for all.
     share = shown**2 / jnp.sum(shown**2)
-    columns = jnp.where(columns > 0, columns, 1).at[:pixels].set(jnp.sqrt(jnp.mean(shown**2)))
-    scaled, size = equations / columns[None], len(columns)
-    sum_to_one = jnp.zeros(size).at[:pixels].set(share)
-    of_pixels = jnp.zeros(size).at[:pixels].set(1.0)
+    columns = jnp.where(columns > 0, columns, 1).at[:-1].set(jnp.sqrt(jnp.mean(shown**2)))
+    scaled, size = matrix / columns[None], len(columns)
+    sum_to_one, of_pixels = jnp.append(share, 0), jnp.ones(size).at[-1].set(0)
     count = jnp.zeros(images).at[which].add(1)
+
+    def of_units(values):
+        return jnp.zeros((units, *values.shape[1:])).at[unit].add(values)
 
     def iteration(number, carry):
         weights, spread, *_ = carry
-        trust = jnp.maximum(FIRST_TRUST * 0.1**number / pixels, spread**2) * of_pixels
-        matrix = (scaled * weights[:, None]).T @ scaled / jnp.sum(weights)
-        matrix += jnp.diag(trust + 1e-13) + jnp.outer(sum_to_one, sum_to_one)
-        factor = jax.scipy.linalg.cho_factor(matrix)
+        trust = jnp.maximum(FIRST_TRUST * 0.1**number / size, spread**2) * of_pixels
+        moments = (scaled * weights[:, None]).T @ scaled
+        # A unit's factor is in its own equations alone: solved for, it is gone from the others.
+        weighed = weights * activations
+        energy = of_units(weighed * activations)
+        energy = jnp.where(energy > 0, energy, 1)
+        mixed = of_units(weighed[:, None] * scaled) / jnp.sqrt(energy)[:, None]
+        moments = (moments - mixed.T @ mixed) / jnp.sum(weights)
+        moments += jnp.diag(trust + 1e-13) + jnp.outer(sum_to_one, sum_to_one)
+        factor = jax.scipy.linalg.cho_factor(moments)
         found = jax.scipy.linalg.cho_solve(factor, trust + sum_to_one)
-        error = jnp.abs(scaled @ found)
+        factors = mixed @ found / jnp.sqrt(energy)
+        error = jnp.abs(scaled @ found - factors[unit] * activations)
         usual = jnp.median(error)
         image_error = jnp.sqrt(jnp.zeros(images).at[which].add(error**2) / jnp.maximum(count, 1))
         usual_image = jnp.nanmedian(jnp.where(count > 0, image_error, jnp.nan))
@@ -179,4 +208,4 @@ def _robust(equations, which, pixels, images):
 
     start = jnp.ones(len(scaled)), jnp.zeros(()), jnp.zeros(size), jnp.zeros(())
     *_, found, last = lax.fori_loop(0, ITERATIONS, iteration, start)
-    return (found / columns * columns[0]), last / columns[-1] * columns[0]
+    return found / columns * columns[0], last / columns[-1] * columns[0]

@@ -23,13 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from activations import TooFewEquationsError
 from analytic import least_squares
 from calibration import CannotCalibrateError
 from disaggregation import Disaggregated, disaggregate
 from label_inference import infer_labels
+from neighbours import capped
 from optimise import solve
-from pixel_gains import Layers, both, by_activations, by_steps
+from pixel_gains import refine
 from threat_model import PublicKnowledge, WindowView
 from window_gradients import follow_leaf, images_behind, is_one_ratio, layer_gradients, layer_rows
 
@@ -44,6 +44,8 @@ MOST_IMAGES = 16
 # Rounds whose images tell pixels' gains, at most: spread over the window. Fewer of more images than
 # can be told apart: it takes long, and few are found.
 ROUNDS_FOR_GAINS, ROUNDS_OF_MANY = 48, 8
+# Times that their images are looked for, at most: gains tell images, and images gains.
+PASSES = 4
 # Zero derivatives from which an image is relied on.
 CERTAIN = 10
 # Minibatches of noise whose gradients tell the sizes of factors.
@@ -111,34 +113,52 @@ def _by_rank(view, path, key):
     """Steps 1 to 4."""
     public, images = view.public, images_behind(view)
     gradients = layer_gradients(view, path)
+    gains = _gains(view, path, gradients, images, key)
+    weights = layer_rows(view.params, path, slice(-SCORED, None)) if gains.likely else None
+    found = _take_apart(
+        _lit(gradients[-SCORED:], gains.of_pixels), images, key, gains.likely, weights
+    )
+    return _as_images(found.images, public)
+
+
+def _gains(view, path, gradients, images, key):
+    """Gains of pixels, by images found in some rounds, and found better once gains are known."""
     rounds = ROUNDS_FOR_GAINS if _separable(images) else ROUNDS_OF_MANY
-    some = np.arange(len(gradients))[:: max(1, len(gradients) // rounds)]
-    gain, exactly = _gains(view, some, _take_apart(gradients[some], images, key))
-    last = gradients[-SCORED:] * jnp.append(gain, 1)[None, :, None]
-    weights = layer_rows(view.params, path, slice(-SCORED, None)) if exactly else None
-    return _as_images(_take_apart(last, images, key, exactly, weights).images, public)
+    some = np.arange(-len(gradients), 0)[:: max(1, len(gradients) // rounds)]
+    gradients, weights = gradients[some], layer_rows(view.params, path, some)
+    second, best = _second_layer(view, some), None
+    for _ in range(PASSES if 1 < images <= MOST_IMAGES else 1):
+        if best is None:
+            gains, found = None, _take_apart(gradients, images, key)
+        else:
+            gains = capped(best.of_pixels, view.public.image_shape)
+            found = _take_apart(_lit(gradients, gains), images, key, weights=weights)
+            unlit = jnp.where(gains > 0, 1 / jnp.where(gains > 0, gains, 1), 0)
+            found = found._replace(images=found.images * unlit[None, None])
+        certain = np.asarray(found.certainty >= CERTAIN)
+        known = refine(found, certain, weights, second, view.public, gains)
+        if best is not None and known.contradicted >= best.contradicted:
+            break
+        best = known
+        if best.exact or not best.likely:
+            break
+    return best
 
 
-def _gains(view, some, found):
-    """Gains of pixels by images found in some rounds; and whether they are more than likely."""
-    public = view.public
-    certain = np.asarray(found.certainty >= CERTAIN)
-    of_steps = by_steps(found, certain, public.image_shape, public.levels)
-    try:
-        gains = _gains_by_activations(view, some, found, certain)
-    except (CannotCalibrateError, TooFewEquationsError):
-        gains = None
-    return both(gains, of_steps, found, certain, public.levels)
-
-
-def _gains_by_activations(view, some, found, certain):
-    """Gains by the second layer, if there is one and it is dense."""
-    (path, _), *rest = view.public.layers()
+def _second_layer(view, rounds):
+    """Gradients of the second layer in some rounds, if there is one, and it is dense."""
+    _, *rest = view.public.layers()
     if not rest or rest[0][1] is not nn.Dense:
         return None
-    gradients = layer_gradients(view, rest[0][0])
-    weights = layer_rows(view.params, path, some - len(gradients))
-    return by_activations(found, certain, Layers(weights, gradients[some]))
+    try:
+        return layer_gradients(view, rest[0][0])[rounds]
+    except CannotCalibrateError:
+        return None
+
+
+def _lit(gradients, gains):
+    """Gradients whose pixels have their gains."""
+    return gradients * jnp.append(gains, 1)[None, :, None]
 
 
 def _separable(images):
@@ -150,7 +170,8 @@ def _take_apart(gradients, images, key, bounded=False, weights=None):
     if images == 1:  # there is nothing to take apart
         found = jax.vmap(least_squares)(gradients[:, :-1], gradients[:, -1])
         certainty = jnp.full((len(found), 1), CERTAIN)
-        return Disaggregated(found[:, None], certainty, gradients[:, -1:] == 0)
+        heard = jnp.ones_like(gradients[:, -1], bool)
+        return Disaggregated(found[:, None], certainty, gradients[:, -1:] == 0, heard)
     count = min(images, MOST_IMAGES)
     rank = count if _separable(images) else min(images, 2 * MOST_IMAGES)
     parts = [
@@ -170,7 +191,7 @@ def _take_apart(gradients, images, key, bounded=False, weights=None):
         return jnp.take_along_axis(leaf, surest[:, :, None], axis=1)
 
     certainty = jnp.take_along_axis(found.certainty, surest, axis=1)
-    return Disaggregated(those(found.images), certainty, those(found.silent))
+    return Disaggregated(those(found.images), certainty, those(found.silent), found.heard)
 
 
 def _as_images(pixels, public):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from neighbours import around
 
 # Relative errors of values that are reckoned with, one after the other.
 ERRORS = (3e-5, 3e-4, 3e-3)
@@ -79,12 +80,12 @@ def gains(values: jax.Array, certain: jax.Array, levels: int = 255) -> Gains:
     whole = known = ~jnp.isnan(exact)
     gain = jnp.where(known, exact, 0)
     for _ in range(SPREADS):
-        near, around = _neighbours(gain[None] * values), _neighbours(known.astype(values.dtype))
-        like = near / jnp.where(around > 0, around, 1)[None]
+        near, count = around(gain[None] * values).sum(0), around(known.astype(values.dtype)).sum(0)
+        like = near / jnp.where(count > 0, count, 1)[None]
         # Of images that show the pixel, all but those that are far from the others.
         fit = jnp.sum(_robust(values, like) * values * like, axis=0)
         size = jnp.sum(_robust(values, like) * values**2, axis=0)
-        new = ~known & (around > 0) & (fit > 0)
+        new = ~known & (count > 0) & (fit > 0)
         gain = jnp.where(new, fit / jnp.where(size > 0, size, 1), gain)
         known |= new
     gain = jnp.where(known, gain, bright)
@@ -114,15 +115,6 @@ def _plausible(values, certain):
     bright = jnp.nanquantile(jnp.where(common[None], jnp.abs(relative), jnp.nan), 0.9, axis=1)
     negative = jnp.sum(jnp.minimum(relative, 0) ** 2, axis=1)
     return (bright < BRIGHTEST) & (negative <= NEGATIVE * jnp.sum(relative**2, axis=1))
-
-
-def _neighbours(x):
-    """Sum over the eight pixels around each, of [..., height, width, channel]."""
-    padding = [(0, 0)] * (x.ndim - 3) + [(1, 1), (1, 1), (0, 0)]
-    padded = jnp.pad(x, padding)
-    height, width = x.shape[-3:-1]
-    shifts = [(row, column) for row in range(3) for column in range(3) if (row, column) != (1, 1)]
-    return sum(padded[..., i : i + height, j : j + width, :] for i, j in shifts)
 
 
 def _robust(values, like):

@@ -32,11 +32,13 @@ class Disaggregated(NamedTuple):
             where no image was found.
         silent: bool [batch, units], the units at which an image's derivative is zero; none where no
             image was found.
+        heard: bool [units], the units of which that can be told.
     """
 
     images: jax.Array
     certainty: jax.Array
     silent: jax.Array
+    heard: jax.Array
 
 
 @jax.default_matmul_precision("highest")
@@ -104,7 +106,8 @@ def _judged(gradient, space, found, batch, bounded):
     images, certainty = jnp.where(good[:, None], images, 0), jnp.where(good, found.support, 0)
     silent = space.heard[None] & (jnp.abs(derivatives(space, found.directions)) < ZERO)
     others = pick(gradient[:-1], gradient[-1], batch)
-    return Disaggregated(_fill(images, certainty, others), certainty, silent & good[:, None])
+    images = _fill(images, certainty, others)
+    return Disaggregated(images, certainty, silent & good[:, None], space.heard)
 
 
 def _images(space: Space, directions: jax.Array) -> tuple[jax.Array, jax.Array]:

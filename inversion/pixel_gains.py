@@ -2,101 +2,168 @@
 
 `brightness` finds gains that make images' values whole multiples of a step of intensity: exact,
 but for faint pixels, where values are precise enough. `activations` finds them by what the layer
-that follows saw of the images: of all pixels, to a percent or so, but few images, or images of few
-classes, leave some of them open, and it does not notice. Where the two agree by and large, exact
-gains stand, and the others are guesses good enough for `nearby_gains` to make most of them exact.
+that follows saw of the images: of all pixels, to a percent or so. Where the two agree by and large,
+exact gains stand, and the others are guesses good enough for `nearby_gains` to make most of them
+exact.
+
+Many of the images that were found are mixtures of several. Once gains are known by and large, the
+layer's weights tell: an image must activate the units at which its derivatives are not zero, and no
+others. So gains by activations are solved for anew, with those images that are contradicted least.
 """
 
+from contextlib import suppress
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from activations import TooFewEquationsError, brightest, of_images
 from activations import gains as gains_by_activations
-from activations import of_images
 from brightness import Gains
 from brightness import gains as gains_by_steps
 from disaggregation import Disaggregated
 from nearby_gains import NEAR, nearby
+from neighbours import capped, usual_around
+from threat_model import PublicKnowledge
 
 # Share of the pixels that are shown with an exact gain from which on values are precise enough for
-# more to be found.
-ENOUGH = 0.1
+# more to be found; and from which on gains are as good as they get.
+ENOUGH, MOST = 0.05, 0.5
+# Times that gains by activations are solved for. With images that are contradicted no more often
+# than the best of these, as a share of all, and so much beyond.
+SOLUTIONS, BEST, BEYOND = 3, 0.3, 1.3
+# Error of gains by activations from which on an exact one that differs is to be doubted.
+DOUBTFUL = 0.1
 
 
-class Layers(NamedTuple):
-    """What the server knows of the first two layers in some rounds.
+class PixelGains(NamedTuple):
+    """What is found out about gains.
 
     Attributes:
-        weights: of the first, the bias as the last row, [round, pixels + 1, units].
-        second: the gradient of the second, each row up to a factor, likewise,
-            [round, units + 1, outputs].
+        of_pixels: [pixel].
+        likely: whether they are more than a guess.
+        exact: whether most are exact.
+        contradicted: share of the units at which the better ones of images contradict them.
     """
 
-    weights: jax.Array
-    second: jax.Array
+    of_pixels: jax.Array
+    likely: bool
+    exact: bool
+    contradicted: float = 0.0
 
 
-def by_steps(
-    found: Disaggregated, certain: np.ndarray, image_shape: tuple[int, ...], levels: int
-) -> Gains:
-    """Find the gains that make values whole multiples of a step.
+def refine(
+    found: Disaggregated,
+    certain: np.ndarray,
+    weights: jax.Array,
+    second: jax.Array | None,
+    public: PublicKnowledge,
+    gains: jax.Array | None = None,
+) -> PixelGains:
+    """Find the gains of pixels.
 
     Args:
         found: in some rounds, [round, image, ...], each pixel up to a gain.
         certain: bool [round, image], the images to rely on.
-        image_shape: (height, width, channels).
-        levels: steps of intensity between black and white.
+        weights: of the first layer in the same rounds, the bias as the last row,
+            [round, pixels + 1, units].
+        second: the gradients of the second layer, if it is dense, each row up to a factor,
+            likewise, [round, units + 1, outputs].
+        public: of which the shape of images and their steps of intensity matter here.
+        gains: as they are known so far, [pixel]; None if they are not.
     """
-    pictures = found.images.reshape(-1, *image_shape)
-    return gains_by_steps(pictures, jnp.asarray(certain.ravel()), levels)
+    by_layers = None
+    if second is not None:
+        with suppress(TooFewEquationsError):
+            by_layers = by_activations(found, certain, weights, second, public.image_shape, gains)
+    pictures = found.images.reshape(-1, *public.image_shape)
+    of_steps = gains_by_steps(pictures, jnp.asarray(certain.ravel()), public.levels)
+    known = both(by_layers, of_steps, found.images[certain], public.levels)
+    wrong = np.asarray(contradicted(found, known.of_pixels, weights))[certain]
+    return known._replace(contradicted=float(np.quantile(wrong, BEST)) if len(wrong) else 1.0)
 
 
-def by_activations(found: Disaggregated, certain: np.ndarray, layers: Layers) -> jax.Array:
+def by_activations(
+    found: Disaggregated,
+    certain: np.ndarray,
+    weights: jax.Array,
+    second: jax.Array,
+    image_shape: tuple[int, ...],
+    gains: jax.Array | None = None,
+) -> jax.Array:
     """Find gains [pixel] by what the second layer saw of the images.
 
     Args:
-        found: as in `by_steps`.
+        found: as in `refine`.
         certain: likewise.
-        layers: in the same rounds.
+        weights: likewise.
+        second: likewise.
+        image_shape: (height, width, channels).
+        gains: likewise.
 
     Raises:
         activations.TooFewEquationsError: where too few images show their activations.
     """
-    shown = [of_images(*each) for each in zip(layers.second, found.silent, strict=True)]
+    shown = [of_images(*each) for each in zip(second, found.silent, strict=True)]
     activations, reliable = (np.stack(each) for each in zip(*shown, strict=True))
     number, image = np.nonzero(reliable & certain)
-    gains = gains_by_activations(
-        np.asarray(found.images)[number, image],
-        activations[number, image],
-        number,
-        np.asarray(layers.weights),
-    )
+    images, activations = np.asarray(found.images)[number, image], activations[number, image]
+    if not len(images):
+        raise TooFewEquationsError("no image shows its activations")
+    black, seen = ~images.any(axis=0), np.asarray(weights)
+
+    def solve(good, guess):
+        guess = np.where(black, 0, capped(guess, image_shape))
+        return gains_by_activations(images[good], activations[good], number[good], seen, guess)
+
+    if found.images.shape[1] == 1:  # which is no mixture of several
+        return jnp.asarray(solve(slice(None), brightest(images)))
+    for _ in range(SOLUTIONS):
+        judged = brightest(images) if gains is None else gains
+        wrong = np.asarray(contradicted(found, judged, weights))[number, image]
+        good = wrong <= BEYOND * (np.quantile(wrong, BEST) + 1 / found.heard.shape[1])
+        gains = solve(good, brightest(images[good]) if gains is None else gains)
     return jnp.asarray(gains)
 
 
-def both(
-    gains: jax.Array | None, of_steps: Gains, found: Disaggregated, certain: np.ndarray, levels: int
-) -> tuple[jax.Array, bool]:
+@jax.jit
+def contradicted(found: Disaggregated, gains: jax.Array, weights: jax.Array) -> jax.Array:
+    """Share of the units at which images contradict their derivatives, [round, image].
+
+    Args:
+        found: as in `refine`.
+        gains: [pixel].
+        weights: likewise.
+    """
+    images = jnp.clip(found.images * gains[None, None], 0, 1)
+    active = images @ weights[:, :-1] + weights[:, -1:] > 0
+    wrong = (active == found.silent) & found.heard[:, None]
+    return wrong.sum(2) / jnp.maximum(found.heard.sum(1), 1)[:, None]
+
+
+def both(gains: jax.Array | None, of_steps: Gains, images: jax.Array, levels: int) -> PixelGains:
     """Make of both ways' gains one for each pixel.
 
     Args:
         gains: [pixel] by activations; None where there are none.
         of_steps: by steps.
-        found: the images of both, as in `by_steps`.
-        certain: likewise.
-        levels: likewise.
-
-    Returns:
-        Gains [pixel], and whether they are more than likely.
+        images: to rely on, [image, pixel].
+        levels: steps of intensity between black and white.
     """
-    exact, by_steps_alone = of_steps.exact.ravel(), of_steps.of_pixels.ravel()
+    exact, by_steps = of_steps.exact.ravel(), of_steps.of_pixels.ravel()
     if gains is None:
-        return by_steps_alone, of_steps.mostly_exact
-    differences = jnp.abs(gains / jnp.where(exact, by_steps_alone, 1) - 1)
+        return PixelGains(by_steps, of_steps.mostly_exact, of_steps.mostly_exact)
+    differences = jnp.abs(gains / jnp.where(exact, by_steps, 1) - 1)
     usual = jnp.nanmedian(jnp.where(exact, differences, jnp.nan))
-    if usual > NEAR or exact.sum() < ENOUGH * (by_steps_alone > 0).sum():
-        return (by_steps_alone if of_steps.mostly_exact else gains), True
-    near = nearby(found.images[certain], gains, levels)
-    gains = jnp.where(jnp.isnan(near), gains, near)
-    return jnp.where(exact, by_steps_alone, gains), True
+    shown = (by_steps > 0).sum()
+    if usual > NEAR or exact.sum() < ENOUGH * shown:
+        of_pixels = by_steps if of_steps.mostly_exact else gains
+        return PixelGains(of_pixels, True, of_steps.mostly_exact)
+    near = nearby(images, gains, levels)
+    likely = jnp.where(jnp.isnan(near), gains, near)
+    # Of two that differ the one is right that is more like its neighbours.
+    around = jnp.log(usual_around(likely, of_steps.of_pixels.shape))
+    nearer = jnp.abs(jnp.log(by_steps) - around) < jnp.abs(jnp.log(likely) - around)
+    believed = exact & ((differences < DOUBTFUL) | nearer)
+    known = (believed | ~jnp.isnan(near)).sum()
+    return PixelGains(jnp.where(believed, by_steps, likely), True, bool(known > MOST * shown))
