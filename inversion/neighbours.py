@@ -11,6 +11,8 @@ from jax import lax
 # Times its neighbours' that a gain's limit is, which is the second smallest of theirs, as most of
 # those at a corner may be far too large; and times its limit that a gain may be.
 LARGER, SMALLEST, BEYOND = 2.0, 1, 3.0
+# Share of the usual gain around it below which a gain counts as missing.
+TINY = 0.1
 
 
 def around(x: jax.Array, beyond: float | None = 0.0) -> jax.Array:
@@ -31,15 +33,17 @@ def around(x: jax.Array, beyond: float | None = 0.0) -> jax.Array:
 
 
 def capped(gains: jax.Array, image_shape: tuple[int, ...]) -> jax.Array:
-    """Put gains that are far above their neighbours', and those that are missing, at their limit.
+    """Put gains that are far above their neighbours', or far below, or missing, at their limit.
 
-    Where few images show a pixel, the brightest of its values may be far from white, or noise.
+    Where few images show a pixel, the brightest of its values may be far from white, or noise. And
+    next to nothing times any value is a whole number of steps.
 
     Args:
         gains: [pixel]; 0 where they are missing.
         image_shape: (height, width, channels).
     """
-    gains = jnp.where(gains > 0, gains, jnp.inf)
+    tiny = gains < TINY * jnp.nan_to_num(usual_around(gains, image_shape))
+    gains = jnp.where((gains > 0) & ~tiny, gains, jnp.inf)
 
     def bound(_, limits):
         return jnp.minimum(limits, LARGER * jnp.sort(around(limits, None), axis=0)[SMALLEST])

@@ -29,9 +29,9 @@ from threat_model import PublicKnowledge
 # Share of the pixels that are shown with an exact gain from which on values are precise enough for
 # more to be found; and from which on gains are as good as they get.
 ENOUGH, MOST = 0.05, 0.5
-# Times that gains by activations are solved for. With images that are contradicted no more often
-# than the best of these, as a share of all, and so much beyond.
-SOLUTIONS, BEST, BEYOND = 3, 0.3, 1.3
+# Times that gains by activations are solved for; with images that are contradicted hardly more often
+# than a share of them is: so many times as often, and at so many more of the units.
+SOLUTIONS, BEST, BEYOND, CLEAR = 3, 0.3, 1.3, 0.01
 # Error of gains by activations from which on an exact one that differs is to be doubted.
 DOUBTFUL = 0.1
 
@@ -121,7 +121,7 @@ def by_activations(
     for _ in range(SOLUTIONS):
         judged = brightest(images) if gains is None else gains
         wrong = np.asarray(contradicted(found, judged, weights))[number, image]
-        good = wrong <= BEYOND * (np.quantile(wrong, BEST) + 1 / found.heard.shape[1])
+        good = wrong <= CLEAR + BEYOND * np.quantile(wrong, BEST)
         gains = solve(good, brightest(images[good]) if gains is None else gains)
     return jnp.asarray(gains)
 
@@ -157,8 +157,7 @@ def both(gains: jax.Array | None, of_steps: Gains, images: jax.Array, levels: in
     usual = jnp.nanmedian(jnp.where(exact, differences, jnp.nan))
     shown = (by_steps > 0).sum()
     if usual > NEAR or exact.sum() < ENOUGH * shown:
-        of_pixels = by_steps if of_steps.mostly_exact else gains
-        return PixelGains(of_pixels, True, of_steps.mostly_exact)
+        return PixelGains(by_steps if of_steps.mostly_exact else gains, True, False)
     near = nearby(images, gains, levels)
     likely = jnp.where(jnp.isnan(near), gains, near)
     # Of two that differ the one is right that is more like its neighbours.
