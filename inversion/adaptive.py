@@ -5,8 +5,11 @@ It is told the architecture, the decays and what the server sees; neither labels
 1. `ratio.follow` undoes the ratio: gradients up to a factor for each entry.
 2. `calibration.calibrate` finds the factors in the first dense layer, from the gradients' rank.
 3. `disaggregation.disaggregate` takes the gradients apart into images, up to a gain for each pixel.
-4. `pixel_gains` finds the gains: by the steps of intensity, or by what the layer that follows saw
-   of the images. Once they are known, the layer's weights tell images from mixtures of them.
+4. `pixel_gains` finds the gains: by the steps of intensity, and by what the layer that follows saw
+   of the images.
+
+Once gains are known, the layer's weights tell images from mixtures of them. So where several images
+make a gradient, steps 3 and 4 are taken again, as long as less contradicts the images.
 
 Where the rank says nothing, as in a first round or with as many images as units, or where the
 first layer is not dense, the direction of the last round's gradient is matched instead, with a
@@ -29,7 +32,7 @@ from disaggregation import Disaggregated, disaggregate
 from label_inference import infer_labels
 from neighbours import capped
 from optimise import solve
-from pixel_gains import refine
+from pixel_gains import PixelGains, refine
 from threat_model import PublicKnowledge, WindowView
 from window_gradients import follow_leaf, images_behind, is_one_ratio, layer_gradients, layer_rows
 
@@ -121,7 +124,7 @@ def _by_rank(view, path, key):
     return _as_images(found.images, public)
 
 
-def _gains(view, path, gradients, images, key):
+def _gains(view, path, gradients, images, key) -> PixelGains:
     """Gains of pixels, by images found in some rounds, and found better once gains are known."""
     rounds = ROUNDS_FOR_GAINS if _separable(images) else ROUNDS_OF_MANY
     some = np.arange(-len(gradients), 0)[:: max(1, len(gradients) // rounds)]

@@ -51,9 +51,7 @@ if chosen lenet "${models[@]}"; then
     # protect; when, and for how long. On seeds that the attack was not made on.
     watched=(--dataset "${datasets[@]}" --model lenet --algorithm secadam --attack adaptive \
         --pgd-step 0 --seed 1 2 3 --attack-clients 1)
-    run "${watched[@]}" --num-clients 1 2 5 10 --batch-size 1 8
-    run "${watched[@]}" --num-clients 20 50 100 --batch-size 1
-    run "${watched[@]}" --num-clients 1 2 --batch-size 32
+    run "${watched[@]}" --num-clients 1 2 5 10 20 50 100 --batch-size 1 8 32
     run "${watched[@]}" --num-clients 10 --batch-size 1 8 --algorithm adam
     single=("${watched[@]}" --num-clients 1 --batch-size 1)
     run "${single[@]}" --protect float16 bfloat16 int8 sign noise=0.01 noise=0.1

@@ -3,12 +3,14 @@
 `brightness` finds gains that make images' values whole multiples of a step of intensity: exact,
 but for faint pixels, where values are precise enough. `activations` finds them by what the layer
 that follows saw of the images: of all pixels, to a percent or so. Where the two agree by and large,
-exact gains stand, and the others are guesses good enough for `nearby_gains` to make most of them
-exact.
+exact gains stand but for those that are far off and unlike their `neighbours`, and the others are
+guesses good enough for `nearby_gains` to make most of them exact.
 
-Many of the images that were found are mixtures of several. Once gains are known by and large, the
-layer's weights tell: an image must activate the units at which its derivatives are not zero, and no
-others. So gains by activations are solved for anew, with those images that are contradicted least.
+Before gains are known, many of the images that are found are mixtures of several. Once they are, by
+and large, the layer's weights tell: an image must activate the units at which its derivatives are
+not zero, and no others. So gains by activations are solved for anew with those images that are
+contradicted least. Of ten clients' images, on two seeds, this brings the median error from 4.8 and
+2.5 % to 2.2 and 0.7 %.
 """
 
 from contextlib import suppress
@@ -29,7 +31,7 @@ from threat_model import PublicKnowledge
 # Share of the pixels that are shown with an exact gain from which on values are precise enough for
 # more to be found; and from which on gains are as good as they get.
 ENOUGH, MOST = 0.05, 0.5
-# Times that gains by activations are solved for; with images that are contradicted hardly more often
+# Times that gains by activations are solved for; with images that are contradicted hardly more
 # than a share of them is: so many times as often, and at so many more of the units.
 SOLUTIONS, BEST, BEYOND, CLEAR = 3, 0.3, 1.3, 0.01
 # Error of gains by activations from which on an exact one that differs is to be doubted.

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from experiments import load
 
 from fl.simulation import algorithms, models
@@ -62,3 +63,47 @@ def test_pixels_of_which_nothing_was_found_are_black():
     assert images.shape == (2, 1, *SHAPE)
     assert images.ravel()[:4].tolist() == [0.25, 1, 0, 0]
     assert (images.ravel()[3:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "contradicted", "exact", "passes", "best"),
+    [
+        (3, [0.3, 0.2, 0.25, 0.1], False, 3, 0.2),  # no better than the one before
+        (3, [0.4, 0.3, 0.2, 0.1], False, 4, 0.1),
+        (3, [0.3, 0.2], True, 1, 0.3),
+        (1, [0.3, 0.2], False, 1, 0.3),  # nothing to take apart
+        (40, [0.3, 0.2], False, 1, 0.3),  # too many
+    ],
+)
+def test_gains_are_refined_as_long_as_less_contradicts_images(
+    monkeypatch, images, contradicted, exact, passes, best
+):
+    rounds, pixels, units = 9, 16, 5
+    rng = np.random.default_rng(0)
+    gradients = jnp.asarray(rng.normal(size=(rounds, pixels + 1, units)))
+    gains = jnp.asarray(rng.uniform(0.5, 1, pixels), jnp.float32)
+    asked, taken = [], []
+
+    def take_apart(gradients, *_, weights=None):
+        taken.append((gradients, weights is not None))
+        found = jnp.ones((rounds, 2, pixels)) * (1.0 if weights is None else gains[None, None])
+        nothing = jnp.zeros((rounds, 2, units), bool)
+        return adaptive.Disaggregated(found, jnp.full((rounds, 2), 99), nothing, nothing[:, 0])
+
+    def refine(found, certain, weights, second, public, gains_before):
+        np.testing.assert_allclose(found.images, 1, rtol=1e-6)  # up to their gains, in each pass
+        assert certain.all()
+        asked.append(gains_before)
+        return adaptive.PixelGains(gains, True, exact, contradicted[len(asked) - 1])
+
+    monkeypatch.setattr(adaptive, "_take_apart", take_apart)
+    monkeypatch.setattr(adaptive, "refine", refine)
+    public, view = seen(algorithms.secadam(), 1.0, 1, noisy=False)
+    path = public.layers()[0][0]
+    found = adaptive._gains(view, path, gradients, images, jax.random.key(0))
+    assert found.contradicted == best
+    assert len(asked) == passes
+    assert [by_weights for _, by_weights in taken] == [False, *[True] * (passes - 1)]
+    for (lit, _), known in zip(taken[1:], asked[1:], strict=True):
+        np.testing.assert_allclose(known, gains)
+        np.testing.assert_allclose(lit, gradients * np.append(gains, 1)[None, :, None], rtol=1e-6)
