@@ -98,6 +98,7 @@ def test_gains_are_refined_as_long_as_less_contradicts_images(
 
     monkeypatch.setattr(adaptive, "_take_apart", take_apart)
     monkeypatch.setattr(adaptive, "refine", refine)
+    monkeypatch.setattr(adaptive, "_second_layer", lambda *_: None)
     public, view = seen(algorithms.secadam(), 1.0, 1, noisy=False)
     path = public.layers()[0][0]
     found = adaptive._gains(view, path, gradients, images, jax.random.key(0))
