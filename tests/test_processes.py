@@ -129,28 +129,32 @@ ATTACKS["adaptive"] = ATTACKS["adaptive"]._replace(build=lambda public: shown)
 # By program: what is asked of it, and columns of what comes of it.
 ATTACKS = {
     "inversion": (
-        "-m softmax --algorithm secadam -n 4 -b 1 --rounds 6 --attack analytic adaptive "
-        "--window 3 --attack-clients 1",
+        "-m softmax --algorithm secadam -n 4 -b 1 --rounds 6 --evaluate-every 1 --window 3 "
+        "--attack analytic adaptive --attack-clients 1",
         ("final_accuracy", "psnr", "ssim", "global_psnr", "global_ssim", "chance_psnr"),
     ),
     "mitigation": (
         "-m softmax -n 4 --attack continuous --defence median --rounds 6 --start-round 3 "
-        "--smoothed-models 10",
+        "--evaluate-every 1 --smoothed-models 10",
         ("final_accuracy", "final_asr", "first_asr", "certified_accuracy", "certified_asr"),
     ),
 }
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_two_processes_attack_as_one_does(name, tmp_path):
+def test_two_processes_attack_as_one_does_though_one_is_killed(name, tmp_path):
     asked, columns = ATTACKS[name]
     program = {"folder": ROOT / name, "asked": asked.split()}
     code = SHOWS if name == "inversion" else ""
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
     statuses, _, err = end(start(one, code, devices=1, **program))
     assert statuses == [0], err
+    statuses, _, err = end(*start_two(two, code + DIES, code + SAVES, **program))
+    assert statuses == [-signal.SIGKILL, 1], err
+    assert not two.exists()
     statuses, out, err = end(*start_two(two, code, code, **program))
     assert statuses == [0, 0], err
+    assert "| 0/6" not in err[0]
     assert "attack" in out[0]
     assert "attack" not in out[1] + err[1]
     left = [path.name for path in (tmp_path / ".checkpoints").glob("*")]
