@@ -42,7 +42,7 @@ def test_weights_tell_images_from_sparser_mixtures_of_two():
     common = rng.normal(size=(batch // 2, units)).repeat(2, axis=0)
     gradient = inputs.T @ (common * (inputs @ weights > 0))
     with jax.enable_x64(True):
-        told, certainty, _ = disaggregate(gradient, batch, KEY, weights=jnp.asarray(weights))
+        told, certainty, *_ = disaggregate(gradient, batch, KEY, weights=jnp.asarray(weights))
     each = np.abs(np.asarray(told)[:, None] - images[None]).max(axis=2)
     assert each.min(axis=0).max() < 1e-6
     assert certainty.all()
