@@ -40,7 +40,7 @@ def test_without_noise_images_are_exact(batch, double_precision):
     images, derivatives, gradient = layer(batch)
     # Each number of images compiles for seconds; fewer than are looked for are found as well.
     most = 8 if batch == 2 else batch
-    found, certainty, _ = disaggregate(gradient, most, KEY)
+    found, certainty, *_ = disaggregate(gradient, most, KEY)
     assert errors(found, images).max() < 1e-6
     # A direction is free to make as many derivatives zero as there are others. Units that no image
     # activates say nothing.
@@ -68,14 +68,14 @@ def test_small_derivatives_are_not_lost_beside_large_ones(double_precision):
 @pytest.mark.parametrize("spread", [0, 1])
 def test_errors_are_borne(spread, double_precision):
     images, _, gradient = layer(8, noise=1e-4, spread=spread)
-    found, certainty, _ = disaggregate(gradient, 8, KEY)
+    found, certainty, *_ = disaggregate(gradient, 8, KEY)
     assert errors(found, images).max() < 1e-2
     assert certainty.min() > 20
 
 
 def test_single_precision_is_enough_for_images():
     images, _, gradient = layer(8)
-    found, certainty, _ = disaggregate(gradient.astype(np.float32), 8, KEY)
+    found, certainty, *_ = disaggregate(gradient.astype(np.float32), 8, KEY)
     assert found.dtype == np.float32
     assert errors(found, images).max() < 1e-2
     assert certainty.min() > 20
@@ -84,7 +84,7 @@ def test_single_precision_is_enough_for_images():
 def test_noise_may_be_told(double_precision):
     images, _, gradient = layer(8)
     gradient += np.random.default_rng(1).normal(0, 1e-3, gradient.shape)
-    found, certainty, _ = disaggregate(gradient, 8, KEY, noise=1e-3)
+    found, certainty, *_ = disaggregate(gradient, 8, KEY, noise=1e-3)
     assert errors(found, images).max() < 0.05
     assert certainty.min() > 20
     # Where all may be noise, no zero says anything.
@@ -98,7 +98,7 @@ def test_unknown_gains_are_left_in_the_images(double_precision):
     found, *_ = disaggregate(gradient, 8, KEY)
     assert errors(found / gains[None], images).max() < 1e-6
     # What is outside [0, 1] is no image.
-    bounded, certainty, _ = disaggregate(gradient, 8, KEY, bounded=True)
+    bounded, certainty, *_ = disaggregate(gradient, 8, KEY, bounded=True)
     assert bounded.min() >= 0
     assert bounded.max() <= 1
     assert not certainty.any()
@@ -115,7 +115,7 @@ def test_repeated_and_silent_images_leave_the_others_alone(double_precision):
     derivatives[1] = 0.5 * derivatives[0]
     derivatives[2] = 0
     gradient = np.concatenate([images, np.ones((8, 1))], axis=1).T @ derivatives
-    found, certainty, _ = disaggregate(gradient, 8, KEY)
+    found, certainty, *_ = disaggregate(gradient, 8, KEY)
     assert (np.asarray(certainty) > 0).sum() == 6
     sure = np.asarray(found)[np.asarray(certainty) > 0]
     assert errors(sure, images[[0, 3, 4, 5, 6, 7]]).max() < 1e-6
@@ -126,7 +126,7 @@ def test_more_images_than_can_be_told_apart_are_quotients_soon():
     _, _, gradient = layer(200)
     jax.block_until_ready(disaggregate(gradient.astype(np.float32), 8, KEY))
     began = time.perf_counter()
-    found, certainty, _ = jax.block_until_ready(disaggregate(gradient.astype(np.float32), 8, KEY))
+    found, certainty, *_ = jax.block_until_ready(disaggregate(gradient.astype(np.float32), 8, KEY))
     assert time.perf_counter() - began < 10
     assert found.shape == (8, PIXELS)
     assert np.isfinite(found).all()
@@ -135,7 +135,7 @@ def test_more_images_than_can_be_told_apart_are_quotients_soon():
 
 @pytest.mark.parametrize("batch", [1, 8])
 def test_nothing_is_black(batch, double_precision):
-    found, certainty, _ = disaggregate(jnp.zeros((PIXELS + 1, UNITS)), batch, KEY)
+    found, certainty, *_ = disaggregate(jnp.zeros((PIXELS + 1, UNITS)), batch, KEY)
     np.testing.assert_array_equal(found, np.zeros((batch, PIXELS)))
     assert not certainty.any()
 
