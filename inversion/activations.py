@@ -36,8 +36,9 @@ QUIET = 1e-4
 FAR = 1e3
 # Relative error of the common factor up to which it is relied on.
 CERTAIN = 0.1
-# Share of a pixel's values above the one that is taken for white, as a guess.
-WHITE = 0.05
+# Share of a pixel's values above the one that is taken for white, as a guess, and times the usual
+# gain from which on a pixel is taken to be black.
+WHITE, FAINTEST = 0.05, 1e3
 # Singular values of a layer's gradient below this share of the largest are rounding.
 ROUNDING = 1e-5
 
@@ -146,7 +147,9 @@ def brightest(images: np.ndarray) -> np.ndarray:
         Gains [pixel]; 0 where hardly any image shows anything.
     """
     white = np.quantile(np.maximum(images, 0), 1 - WHITE, axis=0)
-    return np.where(white > 0, 1 / np.where(white > 0, white, 1), 0)
+    gain = np.where(white > 0, 1 / np.where(white > 0, white, 1), 0)
+    usual = np.median(gain[gain > 0]) if gain.any() else 0
+    return np.where(gain < FAINTEST * usual, gain, 0)
 
 
 class _Equations(NamedTuple):

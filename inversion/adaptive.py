@@ -134,7 +134,9 @@ def _gains(view, path, gradients, images, key) -> PixelGains:
         if best is None:
             gains, found = None, _take_apart(gradients, images, key)
         else:
-            gains = capped(best.of_pixels, view.public.image_shape)
+            # What was taken for black may be what few images show.
+            gains = jnp.where(best.of_pixels > 0, best.of_pixels, jnp.inf)
+            gains = capped(gains, view.public.image_shape)
             found = _take_apart(_lit(gradients, gains), images, key, weights=weights)
             unlit = jnp.where(gains > 0, 1 / jnp.where(gains > 0, gains, 1), 0)
             found = found._replace(images=found.images * unlit[None, None])

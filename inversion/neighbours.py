@@ -33,24 +33,24 @@ def around(x: jax.Array, beyond: float | None = 0.0) -> jax.Array:
 
 
 def capped(gains: jax.Array, image_shape: tuple[int, ...]) -> jax.Array:
-    """Put gains that are far above their neighbours', or far below, or missing, at their limit.
+    """Put gains that are far above their neighbours', or far below, at their limit.
 
     Where few images show a pixel, the brightest of its values may be far from white, or noise. And
     next to nothing times any value is a whole number of steps.
 
     Args:
-        gains: [pixel]; 0 where they are missing.
+        gains: [pixel]; 0, for black, stays as it is, and infinity, for unknown, does not.
         image_shape: (height, width, channels).
     """
     tiny = gains < TINY * jnp.nan_to_num(usual_around(gains, image_shape))
-    gains = jnp.where((gains > 0) & ~tiny, gains, jnp.inf)
+    black, gains = gains == 0, jnp.where((gains > 0) & ~tiny, gains, jnp.inf)
 
     def bound(_, limits):
         return jnp.minimum(limits, LARGER * jnp.sort(around(limits, None), axis=0)[SMALLEST])
 
     limits = lax.fori_loop(0, max(image_shape), bound, gains.reshape(image_shape)).ravel()
     gains = jnp.where(gains > BEYOND * limits, limits, gains)
-    return jnp.where(jnp.isfinite(gains), gains, 0)
+    return jnp.where(jnp.isfinite(gains) & ~black, gains, 0)
 
 
 def usual_around(gains: jax.Array, image_shape: tuple[int, ...]) -> jax.Array:

@@ -112,19 +112,18 @@ def by_activations(
     images, activations = np.asarray(found.images)[number, image], activations[number, image]
     if not len(images):
         raise TooFewEquationsError("no image shows its activations")
-    black, seen = ~images.any(axis=0), np.asarray(weights)
-
-    def solve(good, guess):
-        guess = np.where(black, 0, capped(guess, image_shape))
-        return gains_by_activations(images[good], activations[good], number[good], seen, guess)
-
+    seen = np.asarray(weights)
     if found.images.shape[1] == 1:  # which is no mixture of several
-        return jnp.asarray(solve(slice(None), brightest(images)))
+        solved = gains_by_activations(images, activations, number, seen, brightest(images))
+        return jnp.asarray(solved)
     for _ in range(SOLUTIONS):
         judged = brightest(images) if gains is None else gains
         wrong = np.asarray(contradicted(found, judged, weights))[number, image]
         good = wrong <= CLEAR + BEYOND * np.quantile(wrong, BEST)
-        gains = solve(good, brightest(images[good]) if gains is None else gains)
+        guess = capped(brightest(images[good]) if gains is None else gains, image_shape)
+        gains = gains_by_activations(
+            images[good], activations[good], number[good], seen, np.asarray(guess)
+        )
     return jnp.asarray(gains)
 
 
