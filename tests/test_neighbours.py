@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from experiments import load
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,17 +39,27 @@ def test_a_corner_of_gains_far_too_large_is_brought_near_the_rest(seed, factor):
     gains = smooth(seed).reshape(SHAPE)
     spoilt = gains.copy()
     spoilt[:4, :4] *= factor
-    spoilt[0, 0] = 0  # none at all
+    spoilt[0, 0] = np.inf  # unknown
+    spoilt[2, 5, 0] *= 1e-4
     found = np.asarray(neighbours.capped(jnp.asarray(spoilt.ravel()), SHAPE)).reshape(SHAPE)
     corner = np.zeros(SHAPE, bool)
     corner[:4, :4] = True
+    assert 0.5 < found[2, 5, 0] / gains[2, 5, 0] < 4
+    corner[2, 5, 0] = True
     np.testing.assert_array_equal(found[~corner], gains[~corner])
     assert (found[corner] / gains[corner] < 2.0**5).all()
     assert (found[corner] > 0).all()
 
 
-def test_without_any_gain_there_is_no_limit():
-    assert (np.asarray(neighbours.capped(jnp.zeros(126), SHAPE)) == 0).all()
+def test_black_stays_black():
+    gains = smooth()
+    gains[7:21] = 0
+    np.testing.assert_array_equal(neighbours.capped(jnp.asarray(gains), SHAPE), gains)
+
+
+@pytest.mark.parametrize("value", [0, np.inf])
+def test_without_any_gain_there_is_no_limit(value):
+    assert (np.asarray(neighbours.capped(jnp.full(126, value), SHAPE)) == 0).all()
 
 
 def test_the_usual_gain_around_leaves_out_what_is_missing():
