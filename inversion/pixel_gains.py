@@ -31,9 +31,10 @@ from threat_model import PublicKnowledge
 # Share of the pixels that are shown with an exact gain from which on values are precise enough for
 # more to be found; and from which on gains are as good as they get.
 ENOUGH, MOST = 0.05, 0.5
-# Times that gains by activations are solved for; with images that are contradicted hardly more
-# than a share of them is: so many times as often, and at so many more of the units.
-SOLUTIONS, BEST, BEYOND, CLEAR = 3, 0.3, 1.3, 0.01
+# Times that gains by activations are solved for; with images that are contradicted so many times as
+# often as a share of them is, at most, or at a share of the units at which gains that are off by a
+# few percent let true ones be. (With all that are so, or half of two clients' images would be lost.)
+SOLUTIONS, BEST, BEYOND, CLEAR = 3, 0.3, 1.3, 0.08
 # Error of gains by activations from which on an exact one that differs is to be doubted.
 DOUBTFUL = 0.1
 
@@ -119,7 +120,7 @@ def by_activations(
     for _ in range(SOLUTIONS):
         judged = brightest(images) if gains is None else gains
         wrong = np.asarray(contradicted(found, judged, weights))[number, image]
-        good = wrong <= CLEAR + BEYOND * np.quantile(wrong, BEST)
+        good = wrong <= max(CLEAR, BEYOND * np.quantile(wrong, BEST))
         guess = capped(brightest(images[good]) if gains is None else gains, image_shape)
         gains = gains_by_activations(
             images[good], activations[good], number[good], seen, np.asarray(guess)
