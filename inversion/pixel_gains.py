@@ -32,8 +32,8 @@ from threat_model import PublicKnowledge
 # more to be found; and from which on gains are as good as they get.
 ENOUGH, MOST = 0.05, 0.5
 # Times that gains by activations are solved for; with images that are contradicted so many times as
-# often as a share of them is, at most, or at a share of the units at which gains that are off by a
-# few percent let true ones be. (With all that are so, or half of two clients' images would be lost.)
+# often as a share of them is, at most, or at a share of the units at which true ones are, too, by
+# gains that are off by a few percent: without that, half of two clients' few images would be lost.
 SOLUTIONS, BEST, BEYOND, CLEAR = 3, 0.3, 1.3, 0.08
 # Error of gains by activations from which on an exact one that differs is to be doubted.
 DOUBTFUL = 0.1
