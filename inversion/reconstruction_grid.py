@@ -19,7 +19,7 @@ COLUMNS = 8  # images side by side: the paper's batch
 BLOCKS = 3  # batches below one another on a page
 SIDE = 0.6  # inches, for names on the left
 # Of pages of panels: images side by side; inches of an image, between panels and for names.
-MOST_SMALL, SMALL, BETWEEN, SMALL_SIDE = 15, 0.37, 0.11, 0.95
+MOST_SMALL, SMALL, BETWEEN, SMALL_SIDE = 15, 0.36, 0.11, 0.95
 
 
 class Panel(NamedTuple):

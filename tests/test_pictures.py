@@ -152,7 +152,9 @@ def test_panels_stand_beside_one_another_until_the_page_is_full(images, tmp_path
         stem = tmp_path / "new" / f"page-{number}"
         paths = reconstruction_grid.panel_page(shown, ["Words below."], stem)
         assert kinds(paths) == [f"page-{number}.pdf", f"page-{number}.png"]
-        sizes.append(matplotlib.image.imread(paths[1]).shape)
+        page = matplotlib.image.imread(paths[1])
+        assert (page[:, -3:, :3] == 1).all(), "nothing is cut off"
+        sizes.append(page.shape)
     assert sizes[0][1] == sizes[1][1] == pytest.approx(7.1 * 300, abs=2)
     assert sizes[1][0] > 1.8 * sizes[0][0], "a second line of panels"
     first = paths[0].read_bytes()
