@@ -129,24 +129,28 @@ def _gains(view, path, gradients, images, key) -> PixelGains:
     rounds = ROUNDS_FOR_GAINS if _separable(images) else ROUNDS_OF_MANY
     some = np.arange(-len(gradients), 0)[:: max(1, len(gradients) // rounds)]
     gradients, weights = gradients[some], layer_rows(view.params, path, some)
-    second, best = _second_layer(view, some), None
-    for _ in range(PASSES if 1 < images <= MOST_IMAGES else 1):
-        if best is None:
-            gains, found = None, _take_apart(gradients, images, key)
+    second = _second_layer(view, some)
+
+    def look(gains=None):
+        if gains is None:
+            found = _take_apart(gradients, images, key)
         else:
-            # What was taken for black may be what few images show.
-            gains = jnp.where(best.of_pixels > 0, best.of_pixels, jnp.inf)
-            gains = capped(gains, view.public.image_shape)
             found = _take_apart(_lit(gradients, gains), images, key, weights=weights)
             unlit = jnp.where(gains > 0, 1 / jnp.where(gains > 0, gains, 1), 0)
             found = found._replace(images=found.images * unlit[None, None])
         certain = np.asarray(found.certainty >= CERTAIN)
-        known = refine(found, certain, weights, second, view.public, gains)
-        if best is not None and known.contradicted >= best.contradicted:
-            break
-        best = known
+        return refine(found, certain, weights, second, view.public, gains)
+
+    best = look()
+    for _ in range(PASSES - 1 if images > 1 and _separable(images) else 0):
         if best.exact or not best.likely:
             break
+        # What was taken for black may be what few images show.
+        unsure = jnp.where(best.of_pixels > 0, best.of_pixels, jnp.inf)
+        known = look(capped(unsure, view.public.image_shape))
+        if known.contradicted >= best.contradicted:
+            break
+        best = known
     return best
 
 

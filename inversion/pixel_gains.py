@@ -10,7 +10,7 @@ Before gains are known, many of the images that are found are mixtures of severa
 and large, the layer's weights tell: an image must activate the units at which its derivatives are
 not zero, and no others. So gains by activations are solved for anew with those images that are
 contradicted least. Of ten clients' images, on two seeds, this brings the median error from 4.8 and
-2.5 % to 2.2 and 0.7 %.
+2.5 % to about 2 and 1 %.
 """
 
 from contextlib import suppress
