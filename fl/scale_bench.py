@@ -8,7 +8,8 @@
     sharding: a round's time on several devices over that on one, on the same cores, and the time
         that processors spend on it, which other work on the machine changes less; processes take
         turns.
-    largest: the largest number of clients, doubled from 100, that the device holds.
+    largest: the largest number of clients that the device holds, the last of --clients doubled
+        until they do not fit.
 
 A round includes drawing its minibatches; its time is a mean over a turn, the fastest of five. The
 data are random images of Fashion-MNIST's shape, 100 at each client, batches of 8. Memory is the
@@ -43,7 +44,10 @@ TURNS = 5
 
 
 class Case(NamedTuple):
-    """One measurement: a federation, and what it is to run on."""
+    """One measurement: a federation, and what it is to run on.
+
+    `chunk` is the number of rounds that are dispatched at once, by default the engine's.
+    """
 
     model: str
     algorithm: str
@@ -52,6 +56,7 @@ class Case(NamedTuple):
     mapping: str | None = None
     devices: int = 1
     seconds: float = 10.0
+    chunk: int | None = None
 
 
 def measure(case: Case) -> dict:
@@ -72,7 +77,7 @@ def measure(case: Case) -> dict:
     rest = cohort is not None
     settings = {"mapping": case.mapping, "keep_clients": True, "rest": rest}
     federation = engine.start(work, params, samples, case.clients, 1, **settings)
-    state, chunk = federation.state, federation.chunk
+    state, chunk = federation.state, case.chunk or federation.chunk
 
     def some_rounds(seconds):
         nonlocal state
@@ -149,7 +154,7 @@ def sharding(case: Case, sizes: list[int]) -> Iterator[tuple[Case, dict | None]]
 def largest(case: Case, sizes: list[int]) -> Iterator[tuple[Case, dict | None]]:
     """Twice as many clients in every round, until they do not fit."""
     for doublings in count():
-        one = case._replace(clients=100 * 2**doublings, cohort=None)
+        one = case._replace(clients=sizes[-1] * 2**doublings, cohort=None)
         figures = in_a_process(one)
         yield one, figures
         if figures is None:
@@ -171,6 +176,7 @@ def main() -> None:
     parser.add_argument("--cohort", type=int, default=10)
     parser.add_argument("--mapping", choices=MAPPINGS)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--chunk", type=int, help="rounds at once (default: the engine's)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -179,7 +185,7 @@ def main() -> None:
     for name in options.only:
         for model in options.model:
             case = Case(model, options.algorithm, 0, options.cohort, options.mapping)
-            case = case._replace(seconds=options.seconds)
+            case = case._replace(seconds=options.seconds, chunk=options.chunk)
             for measured, figures in TABLES[name](case, options.clients):
                 report(name, measured, figures)
 
