@@ -32,6 +32,7 @@ from fl.experiment.program import (
 from fl.experiment.startup import checkpoint_path
 from fl.simulation import (
     algorithms,
+    checkpoint,
     clip_and_noise,
     engine,
     models,
@@ -78,7 +79,7 @@ class Trained(NamedTuple):
     def remove_checkpoints(self) -> None:
         """Remove what the training kept on the disk, once its results are safe."""
         for path in (self.checkpoint, *self.copies.values()):
-            path.unlink(missing_ok=True)
+            checkpoint.remove(path)
 
 
 def train(
@@ -123,7 +124,7 @@ def train(
     scores = {"accuracy": evaluator(of.dataset, data_dir, of.model, without_last)}
     saved = checkpoint_path(results_path, of.training(), plan)
     stop = run.until_accuracy(of.converge)
-    copies = {number: saved.with_suffix(f".{number}.npz") for number in sorted(stops)}
+    copies = {number: saved.with_suffix(f".{number}") for number in sorted(stops)}
     outcome = run.train(federation, sampler, scores, plan, stop, saved, describe(of), copies)
     public = PublicKnowledge(
         model=models.MODELS[of.model](),

@@ -23,6 +23,7 @@ from fl.data.catalogue import DATASETS
 from fl.experiment.layout import count
 from fl.experiment.names import display_name
 from fl.experiment.program import load, run_grid
+from fl.simulation import checkpoint
 
 # Clients whose minibatches are shown: as many as fill a page.
 CLIENTS = BLOCKS
@@ -77,8 +78,8 @@ def draw(
         federations = _trained(runs, data_dir, results_path, checkpoints)
         for path in kind.page(federations, data_dir, _stem(folder, kind, runs[0])):
             print(path)
-        for checkpoint in checkpoints:
-            checkpoint.unlink(missing_ok=True)
+        for kept in checkpoints:
+            checkpoint.remove(kept)
 
     return run_grid(pages, draw_page, lambda page: describe(page[0]))
 

@@ -25,7 +25,7 @@ from fl.experiment.options import parse
 from fl.experiment.program import run_grid, skip_done
 from fl.experiment.results import ResultsError
 from fl.experiment.startup import begin
-from fl.simulation import processes
+from fl.simulation import checkpoint, processes
 
 
 def main() -> int:
@@ -68,8 +68,7 @@ def run_attacks(options: Options, runs: list[Run]) -> None:
     for same in alike(runs, rounds_of):
         attacked = attack(same[0], clean, **kept)
         processes.by_leader(partial(certify_and_record, options, same, clean, attacked))
-    if processes.leads():
-        clean.checkpoint.unlink(missing_ok=True)
+    checkpoint.remove(clean.checkpoint)
 
 
 def certify_and_record(options: Options, runs: list[Run], clean: Clean, attacked: Attacked) -> None:
@@ -86,7 +85,7 @@ def certify_and_record(options: Options, runs: list[Run], clean: Clean, attacked
         certified = certify(run, ballot) if certifies else None
         recording.record(options.results, run, attacked, certified, seconds)
     for path in attacked.checkpoints:
-        path.unlink(missing_ok=True)
+        checkpoint.remove(path)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from fl.experiment.options import parse
 from fl.experiment.program import run_grid, skip_done
 from fl.experiment.results import ResultsError
 from fl.experiment.startup import begin, checkpoint_path
-from fl.simulation import processes
+from fl.simulation import checkpoint, processes
 
 
 def main() -> int:
@@ -48,7 +48,7 @@ def train_and_record(options: Options, run: Run) -> None:
     trained = train_federation(run, planned, options.data_dir, saved)
     if processes.leads():
         recording.record(options.results, run, trained)
-        saved.unlink(missing_ok=True)
+    checkpoint.remove(saved)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,23 @@ def test_a_death_ends_the_other_with_a_sentence_and_the_run_goes_on_to_the_bit(
     assert history(path) == history(whole[0])
 
 
+def test_processes_that_share_no_folder_are_told_so(tmp_path):
+    shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--checkpoint"]
+    folders = [str(tmp_path / "kept" / name) for name in "ab"]
+    results_path = tmp_path / "results.csv"
+    started = [
+        start(results_path, "", *shared, folder, "--process", str(number))
+        for number, folder in enumerate(folders)
+    ]
+    statuses, _, err = end(*started)
+    assert statuses == [2, 2], err
+    for said, folder in zip(err, folders, strict=True):
+        assert f"argument --checkpoint: {folder} is to be a folder that all processes see" in said
+        assert "Traceback" not in said
+    assert not list(tmp_path.glob("kept/*/*"))
+    assert not results_path.exists()
+
+
 # In place of the attack on a window, which takes long to compile: images are what the server saw.
 SHOWS = """
 import sys; sys.path.insert(0, ".")

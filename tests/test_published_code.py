@@ -51,7 +51,7 @@ def original_order(monkeypatch, tmp_path):
     for module in (program, federation, attack_success):
         monkeypatch.setattr(module, "load", lambda *_: loaded)
     for module in (federation, stages):  # which would look for the sources of these modules
-        monkeypatch.setattr(module, "checkpoint_path", lambda *_: tmp_path / "checkpoint.npz")
+        monkeypatch.setattr(module, "checkpoint_path", lambda *_: tmp_path / "checkpoint")
     yield
     program.evaluator.cache_clear()
 

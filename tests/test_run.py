@@ -110,7 +110,7 @@ def test_speed_is_of_the_rounds_after_the_first_and_without_evaluations(monkeypa
 
 def test_time_that_an_interrupted_process_spent_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
-    saved = tmp_path / "run.npz"
+    saved = tmp_path / "run"
     save = checkpoint.save
     monkeypatch.setattr(
         checkpoint, "save", lambda path, kept, notes: save(path, kept, notes | {"wall_s": 1000.0})
@@ -129,7 +129,7 @@ def test_stops_where_an_evaluation_says_so():
 
 def test_run_that_was_stopped_but_not_recorded_does_not_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
-    asked = PLAN._replace(rounds=40), at_least_70, tmp_path / "run.npz"
+    asked = PLAN._replace(rounds=40), at_least_70, tmp_path / "run"
     first = run.train(*make(), {"accuracy": lambda _: 0.8}, *asked)
     again = run.train(*make(), {"accuracy": lambda _: 0.8}, *asked)
     assert first.stopped == again.stopped == 4
@@ -158,7 +158,7 @@ def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, cohort, tmp_pat
     asked = algorithm, mapping, cohort
     whole = run.train(*make(*asked), SCORES, PLAN)
 
-    saved = tmp_path / "kept" / "run.npz"
+    saved = tmp_path / "kept" / "run"
     evaluations = 0
 
     def accuracy(params):
@@ -183,32 +183,56 @@ def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, cohort, tmp_pat
 
 def test_finished_run_that_was_not_recorded_is_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
-    saved = tmp_path / "run.npz"
+    saved = tmp_path / "run"
     first = run.train(*make(), SCORES, PLAN, saved=saved)
     again = run.train(*make(), SCORES, PLAN, saved=saved)
     assert bits(again.state.params) == bits(first.state.params)
     assert again.history == first.history
 
 
-def test_broken_checkpoint_is_reported_and_the_run_starts_anew(tmp_path):
+@pytest.fixture
+def every_fourth():
+    run.choose_checkpoint_rounds(4)
+    yield
+    run.choose_checkpoint_rounds(None)
+
+
+@pytest.mark.parametrize("part", ["state/d/*", "notes/metadata"])
+def test_broken_checkpoint_is_reported_and_the_run_starts_anew(part, every_fourth, tmp_path):
     whole = run.train(*make(), SCORES, PLAN)
-    saved = tmp_path / "run.npz"
-    saved.write_bytes(b"PK\x03\x04 cut off")
-    with pytest.warns(UserWarning, match="starting from the first round"):
+    saved = tmp_path / "run"
+    run.train(*make(), SCORES, PLAN, saved=saved)
+    for broken in saved.glob(f"*/{part}"):
+        broken.write_bytes(broken.read_bytes()[:-5])
+    with pytest.warns(UserWarning, match="cannot be read.*starting from the first round"):
         outcome = run.train(*make(), SCORES, PLAN, saved=saved)
     assert bits(outcome.state.params) == bits(whole.state.params)
+
+
+def test_a_checkpoint_is_kept_every_so_many_rounds(every_fourth, tmp_path, monkeypatch):
+    save, rounds = checkpoint.save, []
+
+    def noted(folder, state, notes):
+        rounds.append(notes["done"])
+        save(folder, state, notes)
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    outcome = run.train(*make(), SCORES, PLAN._replace(evaluate_every=3), saved=tmp_path / "run")
+    assert rounds == [4, 8]
+    assert [each.round for each in outcome.history] == [3, 6, 9]
+    assert bits(outcome.state) == bits(run.train(*make(), SCORES, PLAN).state)
 
 
 def test_run_goes_on_where_no_checkpoint_can_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="no checkpoint"):
-        outcome = run.train(*make(), SCORES, PLAN, saved=tmp_path / "file" / "run.npz")
+        outcome = run.train(*make(), SCORES, PLAN, saved=tmp_path / "file" / "run")
     assert outcome.history[-1].round == 9
 
 
 def test_checkpoint_of_another_kind_of_state_is_refused(tmp_path):
-    path = tmp_path / "some.npz"
+    path = tmp_path / "some"
     checkpoint.save(path, {"a": jnp.zeros(3)}, {})
     with pytest.raises(checkpoint.CheckpointError, match="another kind of state"):
         checkpoint.load(path, like={"a": jnp.zeros(4)})
@@ -216,24 +240,49 @@ def test_checkpoint_of_another_kind_of_state_is_refused(tmp_path):
         checkpoint.load(path, like={"a": jnp.zeros(3), "b": jnp.zeros(1)})
 
 
-def test_checkpoint_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
-    path = tmp_path / "some.npz"
-    checkpoint.save(path, jnp.arange(3), {"done": 1})
-
-    def disk_full(*_, **__):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(checkpoint.np, "savez", disk_full)
-    with pytest.raises(OSError, match="no space"):
-        checkpoint.save(path, jnp.arange(4), {"done": 2})
-    state, notes = checkpoint.load(path, like=jnp.zeros(3, int))
+def test_checkpoint_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
+    folder = tmp_path / "some"
+    checkpoint.save(folder, jnp.arange(3), {"done": 1})
+    with pytest.raises(checkpoint.CheckpointError, match="cannot be written"):
+        checkpoint.save(folder, jnp.arange(4), {"done": object()})
+    state, notes = checkpoint.load(folder, like=jnp.zeros(3, int))
     assert notes == {"done": 1}
     assert state.tolist() == [0, 1, 2]
-    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_checkpoint_takes_the_place_of_the_earlier_one(tmp_path):
+    folder = tmp_path / "some"
+    for done in (5, 3):
+        checkpoint.save(folder, jnp.arange(3) + done, {"done": done})
+    assert len(list(folder.iterdir())) == 1
+    state, notes = checkpoint.load(folder, like=jnp.zeros(3, int))
+    assert (state.tolist(), notes) == ([3, 4, 5], {"done": 3})
+    checkpoint.remove(folder)
+    assert not list(tmp_path.iterdir())
+    assert not checkpoint.exists(folder)
+    with pytest.raises(FileNotFoundError):
+        checkpoint.load(folder, like=jnp.zeros(3, int))
+
+
+def test_checkpoint_holds_arrays_of_any_type_to_the_bit(tmp_path):
+    state = {
+        "device": [jnp.float32([jnp.nan, -0.0, 1e-45]), jnp.uint8(3), jnp.zeros((2, 0))],
+        "host": (np.arange(3, dtype=np.uint64) - 1, np.float64([0.1]), np.zeros((0, 2), np.int64)),
+    }
+    checkpoint.save(tmp_path / "some", state, {"loss": [float("nan"), 0.1]})
+    like = {
+        "device": [jnp.zeros(3), jnp.uint8(0), jnp.zeros((2, 0))],
+        "host": (np.zeros(1, np.uint64), np.zeros(9), np.ones((4, 2), np.int64)),
+    }
+    found, notes = checkpoint.load(tmp_path / "some", like)
+    assert bits(found) == bits(state)
+    for one, two in zip(*map(jax.tree.leaves, (found, state)), strict=True):
+        assert (type(one), one.shape, one.dtype) == (type(two), two.shape, two.dtype)
+    assert str(notes) == "{'loss': [nan, 0.1]}"
 
 
 def test_copies_are_kept_of_the_rounds_asked_for_and_change_nothing(tmp_path):
-    copies = {number: tmp_path / f"{number}.npz" for number in (0, 3, 9)}
+    copies = {number: tmp_path / f"{number}" for number in (0, 3, 9)}
     outcome = run.train(*make("secadam"), SCORES, PLAN, copies=copies)
     assert bits(outcome.state) == bits(run.train(*make("secadam"), SCORES, PLAN).state)
     federation, sampler = make("secadam")
@@ -248,7 +297,7 @@ def test_copies_are_kept_of_the_rounds_asked_for_and_change_nothing(tmp_path):
 
 def test_a_checkpoint_beyond_a_copy_that_is_missing_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
-    saved, copy = tmp_path / "run.npz", tmp_path / "copy.npz"
+    saved, copy = tmp_path / "run", tmp_path / "copy"
     run.train(*make(), SCORES, PLAN, saved=saved)
     outcome = run.train(*make(), SCORES, PLAN, saved=saved, copies={3: copy})
     assert copy.exists()

@@ -113,7 +113,15 @@ class CommonOptions:
     processes: int | None = option(None, "how many there are", type=number(int, least=1))
     process: int | None = option(None, "number of this one, from 0", type=number(int, least=0))
     checkpoint: Path | None = option(
-        None, "folder of checkpoints (default: .checkpoints beside the results)", type=Path
+        None,
+        "folder of checkpoints, one for all processes (default: .checkpoints beside the results)",
+        type=Path,
+    )
+    checkpoint_every: int | None = option(
+        None,
+        "rounds between checkpoints (default: about a minute)",
+        type=number(int, least=1),
+        metavar="ROUNDS",
     )
     data_dir: Path | None = option(
         None, "where TensorFlow Datasets keeps data (default: its own)", type=Path

@@ -11,7 +11,7 @@ import jax
 
 from fl.experiment.program import AUTO, CommonOptions
 from fl.experiment.provenance import code
-from fl.simulation import engine, mapping, processes
+from fl.simulation import engine, mapping, processes, run
 
 # The folder of checkpoints; None for one beside the results.
 _checkpoints = [None]
@@ -29,6 +29,7 @@ def begin(options: CommonOptions, parser: ArgumentParser) -> None:
     """
     engine.keep_compiled_code()
     engine.choose_mapping(None if options.mapping == AUTO else options.mapping)
+    run.choose_checkpoint_rounds(options.checkpoint_every)
     _checkpoints[:] = [options.checkpoint]
     _join(options, parser)
 
@@ -53,6 +54,13 @@ def _join(options, parser):
         processes.join(*given)
     except (RuntimeError, ValueError, OSError) as error:
         parser.error(f"argument --coordinator: the processes did not come together: {error}")
+    folder = _checkpoint_folder(options.results)
+    if not processes.all_see(folder):
+        processes.leave(0)  # all of them end here
+        parser.error(
+            f"argument --checkpoint: {folder} is to be a folder that all processes see, and that "
+            "the first one can write to"
+        )
 
 
 def checkpoint_path(results_path: Path, run: Any, *further: Any) -> Path:
@@ -67,4 +75,8 @@ def checkpoint_path(results_path: Path, run: Any, *further: Any) -> Path:
     everything = [run, *further, *where]
     text = json.dumps(everything, default=asdict)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return (_checkpoints[0] or results_path.parent / ".checkpoints") / f"{name}.npz"
+    return _checkpoint_folder(results_path) / name
+
+
+def _checkpoint_folder(results_path):
+    return _checkpoints[0] or results_path.parent / ".checkpoints"

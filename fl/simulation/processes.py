@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -93,6 +94,24 @@ def told(make: Callable[[], Any]) -> Any:
 def agree(decision: bool) -> bool:
     """The leader's decision."""
     return shared(lambda: b"1" if decision else None) is not None
+
+
+def all_see(folder: Path) -> bool:
+    """Whether each process sees what the leader writes to a folder, which is created.
+
+    Args:
+        folder: under that name in all of them.
+    """
+    probe = folder / told(lambda: f".{secrets.token_hex()}")
+    if leads():
+        with suppress(OSError):  # which it does not see then
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+    multihost_utils.sync_global_devices("probe")
+    seen = multihost_utils.process_allgather(np.bool_(probe.exists()))
+    if leads():
+        probe.unlink(missing_ok=True)
+    return bool(np.all(seen))
 
 
 def by_leader(do: Callable[[], None]) -> None:

@@ -20,10 +20,16 @@ from fl.simulation.rounds import State
 
 PyTree = Any
 
-# Seconds between checkpoints: what a kill may cost.
+# Seconds between checkpoints: what a kill may cost, unless rounds between them are chosen.
 CHECKPOINT_EVERY = 60.0
 # One that takes more seconds than this makes that longer, in proportion.
 QUICK_SAVE = 6.0
+_chosen_rounds = [None]
+
+
+def choose_checkpoint_rounds(rounds: int | None) -> None:
+    """Choose how many rounds there are between checkpoints; None for some time between them."""
+    _chosen_rounds[:] = [rounds]
 
 
 class Evaluation(NamedTuple):
@@ -169,10 +175,12 @@ class _Run:
         except FileNotFoundError:
             return
         except checkpoint.CheckpointError as error:
+            if processes.several():  # the others may have read it
+                raise
             warnings.warn(f"{error}: starting from the first round", stacklevel=3)
             return
         passed = [path for number, path in self._copies.items() if number <= notes["done"]]
-        if not processes.agree(all(path.exists() for path in passed)):
+        if not processes.agree(all(map(checkpoint.exists, passed))):
             return  # another process did not want these copies: make them now
         self._state = state
         self._sampler.restore(generators)
@@ -186,6 +194,8 @@ class _Run:
         plan, chunk = self._plan, self._federation.chunk
         goals = [(self.done // size + 1) * size for size in (chunk, plan.evaluate_every)]
         goals += [number for number in self._copies if number > self.done]
+        if _chosen_rounds[0]:
+            goals.append((self.done // _chosen_rounds[0] + 1) * _chosen_rounds[0])
         rounds = min(*goals, plan.rounds) - self.done
         schedule = self._sampler.draw(rounds, plan.local_steps)
         before = self._losses
@@ -201,12 +211,16 @@ class _Run:
         evaluates = self.done % plan.evaluate_every == 0 or self.done == plan.rounds
         if evaluates:
             self._evaluate()
-        # Several processes save together, where they stop to evaluate anyway.
-        if self._saved and (evaluates or not processes.several()) and self._is_due():
+        if self._saved and self._is_due(evaluates):
             self._save()
 
-    def _is_due(self):
+    def _is_due(self, evaluates):
         """Whether a checkpoint is; large ones are made less often."""
+        if _chosen_rounds[0]:
+            return self.done % _chosen_rounds[0] == 0
+        # Several processes save together, where they stop to evaluate anyway.
+        if processes.several() and not evaluates:
+            return False
         waited = time.perf_counter() - self._last_saved
         return processes.agree(waited > CHECKPOINT_EVERY * max(1.0, self._save_s / QUICK_SAVE))
 
@@ -243,7 +257,10 @@ class _Run:
             notes = {"done": self.done, "wall_s": self._wall_s(), "history": self.history}
             try:
                 self._write(self._saved, notes)
-            except OSError as error:  # a full disk must not end a run that can still finish
+            except checkpoint.CheckpointError as error:
+                if processes.several():  # the others may wait for this one's part
+                    raise
+                # A full disk must not end a run that can still finish.
                 warnings.warn(f"no checkpoint: {error}", stacklevel=2)
             self._save_s = time.perf_counter() - began
             self._last_saved = time.perf_counter()
