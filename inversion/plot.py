@@ -1,7 +1,8 @@
 """Draw the results: PSNR and SSIM by algorithm, and accuracy against PSNR, as PDF and PNG.
 
 Marks are means over seeds, error bars one sample standard deviation. Filled marks: what the attack
-makes of each client's update; open marks: of the aggregate. Runs that differ in more than their
+makes of each client's update; open marks: of the aggregate. Grey lines: chance, which is what other
+training images would score in their place. Runs that differ in more than their
 seed, algorithm and data set get figures of their own. Runs that diverged are in no mean. What leaks
 to attacks that watch a window of rounds is drawn against how many images are mixed, against the
 rounds and the window, and beside the accuracy that protections leave.
@@ -30,6 +31,8 @@ SETTING = ["model", "attack", "restarts", *COMMON]
 PANELS = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
 # Column prefix of a score, and what its marks are.
 SOURCES = {"": "Each client's update", "global_": "Aggregate"}
+# Column of a score to that of what chance would score.
+CHANCE = {"psnr": "chance_psnr", "global_psnr": "global_chance_psnr"}
 CLIP_MARKERS = "osD^vPX*"
 
 
@@ -135,10 +138,13 @@ def _tasks(view):
 
 
 def _draw_scores(axis, view, metric, tasks, algorithms):
-    """Draw a filled and an open mark for each algorithm and data set, side by side."""
+    """Draw a filled and an open mark for each algorithm and data set, side by side, and chance."""
     slot = 0.8 / len(algorithms)
     for source in SOURCES:
         stats = summary.mean_and_std(view, ["task", "algorithm"], source + metric)
+        chance = CHANCE.get(source + metric)
+        if chance:
+            by_chance = summary.mean_and_std(view, ["task", "algorithm"], chance)
         for number, algorithm in enumerate(algorithms):
             look, own = figures.look(algorithm), stats[stats["algorithm"] == algorithm]
             shift = (number - (len(algorithms) - 1) / 2) * slot + (0.22 if source else -0.22) * slot
@@ -153,6 +159,10 @@ def _draw_scores(axis, view, metric, tasks, algorithms):
                 label=None if source else display_name(algorithm),
                 **ERRORS,
             )
+            if chance:
+                own = by_chance[by_chance["algorithm"] == algorithm]
+                places = own["task"].map(tasks.index) + shift
+                axis.plot(places, own["mean"], "_", color="0.5", markersize=9)
     axis.set_xlim(-0.5, len(tasks) - 0.5)
     axis.grid(visible=False, axis="x")
     axis.tick_params(axis="x", length=0)
@@ -164,9 +174,10 @@ def _draw_scores(axis, view, metric, tasks, algorithms):
 
 
 def _source_entries():
-    return [
+    sources = [
         (label, mark("o", "0.3", "white" if source else "0.3")) for source, label in SOURCES.items()
     ]
+    return [*sources, ("Chance", mark("_", "0.5", "0.5"))]
 
 
 def _draw_grid(axis, grid):

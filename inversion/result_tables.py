@@ -1,11 +1,11 @@
 """Print the results as tables for LaTeX (booktabs), or for GitHub with --markdown.
 
 First a table for each attack: accuracy of the trained model, and how close the reconstructions
-come, from each client's update and from the aggregate. Then, where there are several attacks, their
-PSNR and SSIM side by side. Then what leaks to attacks that watch a window of rounds, beside chance
-and the most that they can reach. With --dp the grid of clipping bounds and noise instead. Options
-named after attacks, such as --idlg, narrow the tables down to these. Runs that differ in more than
-their seed are never averaged.
+come, from each client's update and from the aggregate, beside chance. Then, where there are several
+attacks, their PSNR side by side. Then what leaks to attacks that watch a window of rounds, beside
+chance and the most that they can reach. With --dp the grid of clipping bounds and noise instead.
+Options named after attacks, such as --idlg, narrow the tables down to these. Runs that differ in
+more than their seed are never averaged.
 """
 
 from collections.abc import Iterator
@@ -31,19 +31,26 @@ UPDATE, AGGREGATE = "Each client's update", "Aggregate"
 METRICS = (
     Metric("final_accuracy", "Model", "Accuracy (%)", 100, 1, always=True),
     Metric("psnr", UPDATE, "PSNR (dB)", decimals=2, always=True),
+    Metric("chance_psnr", UPDATE, "Chance", decimals=1),
     Metric("ssim", UPDATE, "SSIM"),
     Metric("cosine", UPDATE, "Cosine"),
     Metric("classifier_distance", UPDATE, "Classifier"),
     Metric("labels_recovered", UPDATE, "Labels (%)", 100, 1),
     Metric("global_psnr", AGGREGATE, "PSNR (dB)", decimals=2),
+    Metric("global_chance_psnr", AGGREGATE, "Chance", decimals=1),
     Metric("global_ssim", AGGREGATE, "SSIM"),
 )
 # What the reader must know of a column.
 NOTES = {
+    "chance_psnr": (
+        "Chance: PSNR of other training images, scored the same way; what is not above it leaks "
+        "nothing that is seen"
+    ),
     "labels_recovered": "Labels: share of the true labels that the attacker infers",
     "classifier_distance": ("Classifier: cosine distance between a separate classifier's outputs"),
     "global_psnr": (
-        f"{AGGREGATE}: the attack on the mean over all clients, scored against all images"
+        f"{AGGREGATE}: the attack on the mean over all clients, an image for each class, which is "
+        "scored against the nearest of all images of the class"
     ),
 }
 NEEDS = ["status", *dict.fromkeys([*(metric.column for metric in METRICS), *leaks.NEEDS])]
@@ -118,7 +125,7 @@ def dp_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Table
 
 
 def attack_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Table]:
-    """PSNR and SSIM of attacks by algorithm, a table for each setting with several attacks.
+    """PSNR of attacks beside chance by algorithm, a table for each setting with several attacks.
 
     Args:
         frame: runs without differential privacy.
@@ -128,8 +135,9 @@ def attack_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[T
         if rows["attack"].nunique() < 2:
             continue
         # More columns would not fit on a page.
-        metrics = METRICS[1:3] if rows["algorithm"].nunique() <= 4 else METRICS[1:2]
-        metrics = [metric._replace(decimals=metric.decimals - 1) for metric in metrics]
+        shown = ("psnr", "chance_psnr")[: 2 if rows["algorithm"].nunique() <= 4 else 1]
+        metrics = [metric for metric in METRICS if metric.column in shown]
+        metrics = [metric._replace(decimals=1) for metric in metrics]
         rows = rows.sort_values(["attack", "restarts"], kind="stable")
         attacks = summary.ordered([attack_name(row) for row in rows.to_dict("records")])
         view = rows.assign(task=tasks(rows), attack_name=attacks)

@@ -54,14 +54,18 @@ def score(
         ValueError: see `score_clients` and `labels_recovered`.
     """
     found, whole, true = images(attacked.clients), images(attacked.aggregate), Images(*truth[:3])
+    whole = Images(*(field[0] for field in whole))
     of_clients = score_clients(found, true, departures)
-    of_all = score_aggregate(Images(*(field[0] for field in whole)), true, departures)
+    of_all = score_aggregate(whole, true, departures)
+    chance = score_clients(others(found, truth, samples), true, departures)
+    chance_of_all = score_aggregate(others(whole, truth, samples), true, departures)
     return {
         **of_clients._asdict(),
-        **{f"global_{name}": value for name, value in of_all._asdict().items()},
+        **{f"{GLOBAL}{name}": value for name, value in of_all._asdict().items()},
         "labels_recovered": labels_recovered(found, true),
         "recovered": recovered(found, true),
-        "chance_psnr": score_clients(others(found, truth, samples), true, departures).psnr,
+        "chance_psnr": chance.psnr,
+        f"{GLOBAL}chance_psnr": chance_of_all.psnr,
     }
 
 

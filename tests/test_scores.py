@@ -329,6 +329,16 @@ def test_chance_is_what_other_images_score(truth, samples):
     assert found["recovered"] == 1
 
 
+def test_chance_of_the_aggregate_is_of_the_nearest_images_of_a_class(truth, samples):
+    found = scores.score(attacked(truth, ORDER), truth, samples)
+    errors = np.square(np.asarray(truth.images) - np.float32(128 / 255)).mean((2, 3, 4))
+    labels, present = np.asarray(truth.labels), np.asarray(truth.present)
+    # Those that the aggregate's reconstruction has.
+    nearest = [errors[present & (labels == label)].min() for label in labels[0]]
+    expected = -10 * np.log10(nearest).mean()
+    assert found["global_chance_psnr"] == pytest.approx(expected, abs=1e-3)
+
+
 def test_images_above_30_decibels_are_recovered(truth, samples):
     noise = np.random.default_rng(1).normal(size=truth.images.shape).astype(np.float32)
     for deviation, share in ((0.02, 1), (0.05, 0)):
