@@ -52,7 +52,7 @@ def markdown_tables(path, *arguments):
 
 def test_main_table_and_attacks(tmp_path):
     found = [
-        *runs(ALGORITHMS[:3], attack="cosine", restarts=4, psnr=30.0),
+        *runs(ALGORITHMS[:3], attack="cosine", restarts=4, psnr=30.0, chance_psnr=11.0),
         *runs(),
         *runs(dataset="cifar10", converge=None),
     ]
@@ -76,13 +76,14 @@ def test_main_table_and_attacks(tmp_path):
         assert row[3] == f"{statistics.mean(values):.2f} ({statistics.stdev(values):.2f})"
         assert row[2] == "80.0 (0.0)"
         assert row[7] == "9.00 (0.00)", "the aggregate's, not the clients'"
-    assert attacks[0][:4] == ["Task", "Attack", "FedAvg PSNR (dB)", "FedAvg SSIM"]
+    assert attacks[0][:4] == ["Task", "Attack", "FedAvg PSNR (dB)", "FedAvg Chance"]
     assert [row[1] for row in attacks[2:]] == [
         "Representation",
         "Cosine (4 restarts)",
         "Representation",
     ]
-    assert attacks[3][2] == "30.0 (0.0)"
+    assert attacks[3][2:4] == ["30.0 (0.0)", "11.0 (0.0)"]
+    assert attacks[2][3] == "none", "a run of before chance was recorded"
     assert attacks[3][-1] == tables.DASH, "no run of the perturbed algorithm under it"
 
 
