@@ -28,8 +28,8 @@ import numpy as np
 import optax
 from assignment import Images
 from attacks import ATTACKS, COSINE_TV, total_variation
+from closeness import score_clients
 from optimise import Problem, solve
-from scores import score_clients
 from server_view import watch, watchful
 from threat_model import PublicKnowledge, WindowView
 

@@ -14,8 +14,14 @@ from images import SMALL, TRUE, true_cosine, true_psnr
 from fl.experiment.departures import Departures
 from fl.simulation.training import Samples
 
-assignment, image_metrics, reconstruction, scores, server_view = load(
-    "inversion", "assignment", "image_metrics", "reconstruction", "scores", "server_view"
+assignment, closeness, image_metrics, reconstruction, scores, server_view = load(
+    "inversion",
+    "assignment",
+    "closeness",
+    "image_metrics",
+    "reconstruction",
+    "scores",
+    "server_view",
 )
 Images = assignment.Images
 
@@ -78,7 +84,7 @@ def test_duplicate_images_share_out_their_copies(seed, noise):
     made = true._replace(pixels=copies)
     pairing = assignment.assign(made, true)
     assert sorted(pairing.partner[0].tolist()) == list(range(8))
-    found = scores.closeness(made, true, pairing)
+    found = closeness.closeness(made, true, pairing)
     assert found.psnr > 70
     assert (found.psnr == image_metrics.PSNR_CAP) == (noise == 0)
     assert found[1:] == pytest.approx((1, 1), abs=1e-4)
@@ -148,9 +154,9 @@ def test_aggregate(seed):
             each = np.array([[metric(made, image) for metric in TRUE] for image in candidates])
             nearest.append(each[each[:, 0].argmax()])
             best.append(each.max(0))
-    found = scores.score_aggregate(reconstructed, true)
+    found = closeness.score_aggregate(reconstructed, true)
     assert found == pytest.approx(np.mean(nearest, axis=0), abs=1e-5)
-    published = scores.score_aggregate(reconstructed, true, Departures(best_match=True))
+    published = closeness.score_aggregate(reconstructed, true, Departures(best_match=True))
     assert published == pytest.approx(np.mean(best, axis=0), abs=1e-5)
 
 
@@ -164,8 +170,8 @@ def test_aggregate_metrics_share_one_image():
     candidates = np.stack([2 * made, np.full(SMALL, made.mean())])
     reconstructed.pixels[0], reconstructed.mask[0] = made, True
     true.pixels[1, 2:], true.mask[1, 2:] = candidates, True
-    found = scores.score_aggregate(reconstructed, true)
-    published = scores.score_aggregate(reconstructed, true, Departures(best_match=True))
+    found = closeness.score_aggregate(reconstructed, true)
+    published = closeness.score_aggregate(reconstructed, true, Departures(best_match=True))
     assert published.psnr == found.psnr == pytest.approx(true_psnr(made, candidates[1]), abs=1e-5)
     assert found.cosine == pytest.approx(true_cosine(made, candidates[1]), abs=1e-6)
     assert published.cosine == pytest.approx(1, abs=1e-6)
@@ -213,25 +219,25 @@ def test_scores_are_means_over_what_is_matched(seed, best):
                 matched.append(np.max(pairs, axis=0))
     expected = np.mean(matched, axis=0) if matched else [np.nan] * 3
     departures = Departures(best_match=best)
-    found = scores.score_clients(reconstructed, true, departures)
+    found = closeness.score_clients(reconstructed, true, departures)
     assert all(isinstance(value, float) for value in found)
     assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
     # What stands in for missing images must not matter.
     for side in (reconstructed, true):
         side.pixels[~side.mask] = np.nan
         side.labels[~side.mask] = side.labels[..., :1].repeat(4, axis=-1)[~side.mask]
-    again = scores.score_clients(reconstructed, true, departures)
+    again = closeness.score_clients(reconstructed, true, departures)
     np.testing.assert_array_equal(again, found)
 
 
 def test_nothing_recovered():
     true = draw(np.random.default_rng(0), 3, 4, filled=0)
     wrong = true._replace(labels=true.labels + 3)
-    found = scores.score_clients(wrong, true, Departures(best_match=True))
+    found = closeness.score_clients(wrong, true, Departures(best_match=True))
     assert np.isnan(found[:3]).all()
     assert scores.labels_recovered(wrong, true) == 0
     # Without regard to labels, they are perfect copies.
-    assert scores.score_clients(wrong, true).psnr == image_metrics.PSNR_CAP
+    assert closeness.score_clients(wrong, true).psnr == image_metrics.PSNR_CAP
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -244,7 +250,7 @@ def test_a_broken_reconstruction_shows(value, best):
     np.testing.assert_array_equal(
         assignment.assign(reconstructed, true).partner, [[3, 2, 1, 0]] * 3
     )
-    found = scores.score_clients(reconstructed, true, Departures(best_match=best))
+    found = closeness.score_clients(reconstructed, true, Departures(best_match=best))
     assert not np.isfinite(found.psnr)
     assert np.isnan([found.ssim, found.cosine]).all()
 
@@ -252,9 +258,9 @@ def test_a_broken_reconstruction_shows(value, best):
 def test_a_broken_reconstruction_does_not_pass_for_surplus():
     made = draw(np.random.default_rng(0), 3, 4, filled=0)
     true = made._replace(mask=np.arange(4) < [[4], [4], [2]])
-    assert scores.score_clients(made, true).psnr == image_metrics.PSNR_CAP
+    assert closeness.score_clients(made, true).psnr == image_metrics.PSNR_CAP
     made.pixels[2, 3] = np.nan
-    assert np.isnan(scores.score_clients(made, true).psnr)
+    assert np.isnan(closeness.score_clients(made, true).psnr)
 
 
 def test_one_perfect_reconstruction_does_not_drown_the_others():
@@ -262,7 +268,7 @@ def test_one_perfect_reconstruction_does_not_drown_the_others():
     made = true._replace(pixels=true.pixels + np.float32(0.1))
     made.pixels[0, 0] = true.pixels[0, 0]
     expected = (image_metrics.PSNR_CAP + 11 * 20) / 12
-    assert scores.score_clients(made, true).psnr == pytest.approx(expected, abs=1e-4)
+    assert closeness.score_clients(made, true).psnr == pytest.approx(expected, abs=1e-4)
 
 
 # From what an attack found to the columns of results.csv.
@@ -344,7 +350,7 @@ def test_images_above_30_decibels_are_recovered(truth, samples):
     for deviation, share in ((0.02, 1), (0.05, 0)):
         own = reconstruction.Reconstruction(truth.images + deviation * noise, truth.labels)
         found = scores.images(own)
-        assert scores.recovered(found, scores.Images(*truth[:3])) == share
+        assert closeness.recovered(found, scores.Images(*truth[:3])) == share
 
 
 def test_windows_are_scored_one_to_one_without_labels(truth, samples):
