@@ -21,6 +21,7 @@ from fl.experiment.names import DISPLAY_NAMES
 
 COLUMN_WIDTH = 3.45  # inches: a column of a two-column paper
 PAGE_WIDTH = 7.1  # inches: both columns
+MOST_NUMBERS = 14  # that have room beside one another at a logarithmic axis of a column
 STYLE = {
     "font.family": "STIXGeneral",  # close to Times, and comes with Matplotlib
     "font.size": 8,
@@ -138,8 +139,9 @@ def log_ticks(axis: Axes, values: Sequence[float]) -> None:
         values: above 0, ascending.
     """
     shown = []
+    apart = max(1.5, (values[-1] / values[0]) ** (1 / MOST_NUMBERS))
     for value in reversed(values):
-        if not shown or shown[-1] / value >= 1.5:
+        if not shown or shown[-1] / value >= apart:
             shown.append(value)
     axis.set_xscale("log")
     axis.set_xticks(shown, [str(value) for value in shown])

@@ -116,6 +116,7 @@ class CommonOptions:
         None,
         "folder of checkpoints, one for all processes (default: .checkpoints beside the results)",
         type=Path,
+        metavar="DIR",
     )
     checkpoint_every: int | None = option(
         None,
