@@ -35,6 +35,7 @@ from fl.simulation import (
     checkpoint,
     clip_and_noise,
     engine,
+    keeping,
     models,
     pgd,
     processes,
@@ -209,7 +210,7 @@ def _stand(trained, done):
     if done is None:
         return trained.sampler, trained.outcome.state
     sampler = trained.start_sampler()
-    return sampler, run.stand(trained.copies[done], trained.outcome.state, sampler)
+    return sampler, keeping.stand(trained.copies[done], trained.outcome.state, sampler)
 
 
 def protect_of(of: Run) -> Callable | None:

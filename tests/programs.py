@@ -32,8 +32,8 @@ print(json.dumps(found))
 # Put before what starts a program: checkpoints after every round, and a kill right after the third.
 DIES = """
 import os, signal
-from fl.simulation import checkpoint, run
-run.CHECKPOINT_EVERY, save, saves = 0.0, checkpoint.save, []
+from fl.simulation import checkpoint, keeping
+keeping.CHECKPOINT_EVERY, save, saves = 0.0, checkpoint.save, []
 def save_and_die(*arguments):
     save(*arguments)
     saves.append(1)

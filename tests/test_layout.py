@@ -30,6 +30,7 @@ LAYERS = [
     {"fl.data.__main__", "fl.simulation.training", "fl.simulation.rounds"},
     {"fl.simulation.pooling", "fl.simulation.dispatch"},
     {"fl.simulation.engine"},
+    {"fl.simulation.keeping"},
     {"fl.simulation.run", "fl.bench"},
     {"fl.scale_bench"},
     {"fl.experiment.results", "fl.experiment.provenance", "fl.experiment.summary"},

@@ -69,7 +69,7 @@ def nowhere(step, key):
 SESSION = """
 import contextlib, io, json, sys
 sys.path.insert(0, ".")
-from fl.simulation import run
+from fl.simulation import keeping, run
 
 train, stretches, rounds, stop = run.train, 0, 0, None
 
@@ -90,7 +90,7 @@ import main
 
 found = {}
 for name, words, stop in json.load(sys.stdin):
-    run.CHECKPOINT_EVERY = 0.0 if stop else 60.0
+    keeping.CHECKPOINT_EVERY = 0.0 if stop else 60.0
     stretches = rounds = 0
     sys.argv[1:] = words
     out, err = io.StringIO(), io.StringIO()

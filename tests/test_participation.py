@@ -10,7 +10,7 @@ from test_run import SCORES, bits, make
 from test_simulation import Case, blur, start, work
 
 from fl.data.sampling import Cohort, MinibatchSampler
-from fl.simulation import engine, resting, run
+from fl.simulation import engine, keeping, resting, run
 from fl.simulation.mapping import LOOP, MAPPINGS, VMAP
 from fl.simulation.rounds import Aggregator
 
@@ -120,7 +120,7 @@ def test_a_copy_of_a_run_stands_where_the_run_stood(tmp_path):
     federation, sampler = make("secadam", cohort=2)
     outcome = run.train(federation, sampler, SCORES, plan, copies=copies)
     other, again = make("secadam", cohort=2)
-    state = run.stand(copies[5], outcome.state, again)
+    state = keeping.stand(copies[5], outcome.state, again)
     state, _ = other.run(state, again.draw(4, 1))
     assert bits(state) == bits(outcome.state)
 

@@ -30,7 +30,7 @@ ASKED = [
     "--evaluate-every",
     "3",
 ]
-SAVES = "from fl.simulation import run; run.CHECKPOINT_EVERY = 0.0\n"
+SAVES = "from fl.simulation import keeping; keeping.CHECKPOINT_EVERY = 0.0\n"
 
 
 def start(path, code, *more, devices=2, folder=FOLDER, asked=ASKED):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fl.data.sampling import Cohort, MinibatchSampler
-from fl.simulation import algorithms, checkpoint, dispatch, engine, pgd, run
+from fl.simulation import algorithms, checkpoint, dispatch, engine, keeping, pgd, run
 from fl.simulation.mapping import LOOP, MAPPINGS
 from fl.simulation.models import MODELS
 from fl.simulation.resting import Resting
@@ -109,7 +109,7 @@ def test_speed_is_of_the_rounds_after_the_first_and_without_evaluations(monkeypa
 
 
 def test_time_that_an_interrupted_process_spent_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "CHECKPOINT_EVERY", 0.0)
     saved = tmp_path / "run"
     save = checkpoint.save
     monkeypatch.setattr(
@@ -128,7 +128,7 @@ def test_stops_where_an_evaluation_says_so():
 
 
 def test_run_that_was_stopped_but_not_recorded_does_not_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "CHECKPOINT_EVERY", 0.0)
     asked = PLAN._replace(rounds=40), at_least_70, tmp_path / "run"
     first = run.train(*make(), {"accuracy": lambda _: 0.8}, *asked)
     again = run.train(*make(), {"accuracy": lambda _: 0.8}, *asked)
@@ -153,7 +153,7 @@ def test_parameters_that_overflow_in_the_last_round_count_as_diverged():
 @pytest.mark.parametrize("cohort", [None, 2])
 @pytest.mark.parametrize("mapping", MAPPINGS)
 def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, cohort, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "CHECKPOINT_EVERY", 0.0)
     monkeypatch.setattr(dispatch, "SCANNED", 2)
     asked = algorithm, mapping, cohort
     whole = run.train(*make(*asked), SCORES, PLAN)
@@ -182,7 +182,7 @@ def test_interrupted_run_goes_on_bit_for_bit(algorithm, mapping, cohort, tmp_pat
 
 
 def test_finished_run_that_was_not_recorded_is_not_run_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "CHECKPOINT_EVERY", 0.0)
     saved = tmp_path / "run"
     first = run.train(*make(), SCORES, PLAN, saved=saved)
     again = run.train(*make(), SCORES, PLAN, saved=saved)
@@ -192,9 +192,9 @@ def test_finished_run_that_was_not_recorded_is_not_run_again(tmp_path, monkeypat
 
 @pytest.fixture
 def every_fourth():
-    run.choose_checkpoint_rounds(4)
+    keeping.choose_checkpoint_rounds(4)
     yield
-    run.choose_checkpoint_rounds(None)
+    keeping.choose_checkpoint_rounds(None)
 
 
 @pytest.mark.parametrize("part", ["state/d/*", "notes/metadata"])
@@ -226,7 +226,7 @@ def test_a_checkpoint_is_kept_every_so_many_rounds(every_fourth, tmp_path, monke
 
 
 def test_run_goes_on_where_no_checkpoint_can_be_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "CHECKPOINT_EVERY", 0.0)
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="no checkpoint"):
         outcome = run.train(*make(), SCORES, PLAN, saved=tmp_path / "file" / "run")
@@ -290,15 +290,15 @@ def test_copies_are_kept_of_the_rounds_asked_for_and_change_nothing(tmp_path):
     federation, sampler = make("secadam")
     state, _ = federation.run(federation.state, sampler.draw(3, 1))
     _, other = make("secadam")
-    assert bits(run.stand(copies[3], state, other)) == bits(state)
+    assert bits(keeping.stand(copies[3], state, other)) == bits(state)
     assert bits(other.draw(2, 1)) == bits(sampler.draw(2, 1))
-    assert bits(run.stand(copies[9], state, other)) == bits(outcome.state)
+    assert bits(keeping.stand(copies[9], state, other)) == bits(outcome.state)
     start = make("secadam")[0].state
-    assert bits(run.stand(copies[0], start, other)) == bits(start)
+    assert bits(keeping.stand(copies[0], start, other)) == bits(start)
 
 
 def test_a_checkpoint_beyond_a_copy_that_is_missing_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "CHECKPOINT_EVERY", 0.0)
     saved, copy = tmp_path / "run", tmp_path / "copy"
     run.train(*make(), SCORES, PLAN, saved=saved)
     outcome = run.train(*make(), SCORES, PLAN, saved=saved, copies={3: copy})

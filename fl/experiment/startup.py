@@ -11,7 +11,7 @@ import jax
 
 from fl.experiment.program import AUTO, CommonOptions
 from fl.experiment.provenance import code
-from fl.simulation import engine, mapping, processes, run
+from fl.simulation import engine, keeping, mapping, processes
 
 # The folder of checkpoints; None for one beside the results.
 _checkpoints = [None]
@@ -29,7 +29,7 @@ def begin(options: CommonOptions, parser: ArgumentParser) -> None:
     """
     engine.keep_compiled_code()
     engine.choose_mapping(None if options.mapping == AUTO else options.mapping)
-    run.choose_checkpoint_rounds(options.checkpoint_every)
+    keeping.choose_checkpoint_rounds(options.checkpoint_every)
     _checkpoints[:] = [options.checkpoint]
     _join(options, parser)
 

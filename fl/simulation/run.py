@@ -1,8 +1,7 @@
-"""A run from its first round to its last: evaluation, progress, divergence, checkpoints."""
+"""A run from its first round to its last: evaluation, progress, divergence."""
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,22 +13,12 @@ import numpy as np
 
 from fl.data.sampling import MinibatchSampler
 from fl.progress import progress_bar
-from fl.simulation import checkpoint, processes
-from fl.simulation.engine import Federation, packed, unpacked
+from fl.simulation import processes
+from fl.simulation.engine import Federation
+from fl.simulation.keeping import Keeper
 from fl.simulation.rounds import State
 
 PyTree = Any
-
-# Seconds between checkpoints: what a kill may cost, unless rounds between them are chosen.
-CHECKPOINT_EVERY = 60.0
-# One that takes more seconds than this makes that longer, in proportion.
-QUICK_SAVE = 6.0
-_chosen_rounds = [None]
-
-
-def choose_checkpoint_rounds(rounds: int | None) -> None:
-    """Choose how many rounds there are between checkpoints; None for some time between them."""
-    _chosen_rounds[:] = [rounds]
 
 
 class Evaluation(NamedTuple):
@@ -109,8 +98,8 @@ def train(
         saved: where to keep checkpoints and to look for one of a run that was interrupted; None
             for none. It stays there at the end: remove it once the outcome is safe.
         label: shown beside the progress bar.
-        copies: number of rounds done -> where to keep a copy of the state then, see `stand`. They
-            stay there at the end.
+        copies: number of rounds done -> where to keep a copy of the state then, see
+            `keeping.stand`. They stay there at the end.
     """
     run = _Run(federation, sampler, scores, plan, stop, saved, copies or {})
     run.resume()
@@ -122,32 +111,13 @@ def train(
     return run.outcome()
 
 
-def stand(path: Path, state: State, sampler: MinibatchSampler) -> State:
-    """Go back to a copy of a state that a run kept.
-
-    Args:
-        path: of the copy.
-        state: of the same federation, after whatever rounds.
-        sampler: a new one; it is put where that of the run stood.
-    """
-    state, generators, _ = _load(path, state, sampler)
-    sampler.restore(generators)
-    return state
-
-
-def _load(path, state, sampler):
-    """What a checkpoint holds -> (state, where the generators stand, notes)."""
-    like = packed(state), sampler.state()
-    (loaded, generators), notes = checkpoint.load(path, like)
-    return unpacked(loaded, state), generators, notes
-
-
 class _Run:
     """The state of `train`."""
 
     def __init__(self, federation, sampler, scores, plan, stop, saved, copies):
         self._federation, self._sampler, self._scores = federation, sampler, scores
-        self._plan, self._stop, self._saved, self._copies = plan, stop, saved, copies
+        self._plan, self._stop = plan, stop
+        self._keeper = Keeper(saved, copies)
         self._state = federation.state
         self._losses = None  # of the latest rounds, perhaps still being computed
         self._loss = math.nan  # of the latest round known
@@ -155,8 +125,7 @@ class _Run:
         self.history = []
         self.diverged = False
         self.stopped = None
-        self._began = self._last_saved = time.perf_counter()
-        self._save_s = 0.0  # that the last checkpoint took
+        self._began = time.perf_counter()
         self._before_s = 0.0  # spent by an interrupted process
         self._start_s = None
         self._timed_from = 0  # first round that counts for the speed
@@ -164,39 +133,20 @@ class _Run:
 
     def resume(self):
         """Go on from the checkpoint, if there is one."""
-        self._go_on()
+        kept = self._keeper.look(self._state, self._sampler)
+        if kept:
+            self._state, notes = kept
+            self.done, self._before_s = notes["done"], notes["wall_s"]
+            self.history = [Evaluation(*evaluation) for evaluation in notes["history"]]
+            if self.history and self._stop(self.history[-1]):
+                self.stopped = self.history[-1].round
         self._copy()
-
-    def _go_on(self):
-        if self._saved is None:
-            return
-        try:
-            state, generators, notes = _load(self._saved, self._state, self._sampler)
-        except FileNotFoundError:
-            return
-        except checkpoint.CheckpointError as error:
-            if processes.several():  # the others may have read it
-                raise
-            warnings.warn(f"{error}: starting from the first round", stacklevel=3)
-            return
-        passed = [path for number, path in self._copies.items() if number <= notes["done"]]
-        if not processes.agree(all(map(checkpoint.exists, passed))):
-            return  # another process did not want these copies: make them now
-        self._state = state
-        self._sampler.restore(generators)
-        self.done, self._before_s = notes["done"], notes["wall_s"]
-        self.history = [Evaluation(*evaluation) for evaluation in notes["history"]]
-        if self.history and self._stop(self.history[-1]):
-            self.stopped = self.history[-1].round
 
     def advance(self):
         """Run up to the next evaluation, or a chunk of rounds if that is less."""
         plan, chunk = self._plan, self._federation.chunk
         goals = [(self.done // size + 1) * size for size in (chunk, plan.evaluate_every)]
-        goals += [number for number in self._copies if number > self.done]
-        if _chosen_rounds[0]:
-            goals.append((self.done // _chosen_rounds[0] + 1) * _chosen_rounds[0])
-        rounds = min(*goals, plan.rounds) - self.done
+        rounds = min(*goals, *self._keeper.goals(self.done), plan.rounds) - self.done
         schedule = self._sampler.draw(rounds, plan.local_steps)
         before = self._losses
         self._state, self._losses = self._federation.run(self._state, schedule)
@@ -211,18 +161,10 @@ class _Run:
         evaluates = self.done % plan.evaluate_every == 0 or self.done == plan.rounds
         if evaluates:
             self._evaluate()
-        if self._saved and self._is_due(evaluates):
-            self._save()
-
-    def _is_due(self, evaluates):
-        """Whether a checkpoint is; large ones are made less often."""
-        if _chosen_rounds[0]:
-            return self.done % _chosen_rounds[0] == 0
-        # Several processes save together, where they stop to evaluate anyway.
-        if processes.several() and not evaluates:
-            return False
-        waited = time.perf_counter() - self._last_saved
-        return processes.agree(waited > CHECKPOINT_EVERY * max(1.0, self._save_s / QUICK_SAVE))
+        if self._keeper.is_due(self.done, evaluates):
+            with self._untimed():
+                notes = {"wall_s": self._wall_s(), "history": self.history}
+                self._keeper.save(self.done, self._state, self._sampler, notes)
 
     def _look_at(self, losses):
         losses = np.asarray(losses)
@@ -247,26 +189,9 @@ class _Run:
 
     def _copy(self):
         """Keep a copy of the state, where one is asked for at this round."""
-        if self.done in self._copies:
+        if self._keeper.is_copied(self.done):
             with self._untimed():
-                self._write(self._copies[self.done], {"done": self.done})
-
-    def _save(self):
-        with self._untimed():
-            began = time.perf_counter()
-            notes = {"done": self.done, "wall_s": self._wall_s(), "history": self.history}
-            try:
-                self._write(self._saved, notes)
-            except checkpoint.CheckpointError as error:
-                if processes.several():  # the others may wait for this one's part
-                    raise
-                # A full disk must not end a run that can still finish.
-                warnings.warn(f"no checkpoint: {error}", stacklevel=2)
-            self._save_s = time.perf_counter() - began
-            self._last_saved = time.perf_counter()
-
-    def _write(self, path, notes):
-        checkpoint.save(path, (packed(self._state), self._sampler.state()), notes)
+                self._keeper.copy(self.done, self._state, self._sampler)
 
     @contextmanager
     def _untimed(self):
