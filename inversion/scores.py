@@ -45,6 +45,7 @@ def score(
         "recovered": recovered(found, true),
         "chance_psnr": chance.psnr,
         f"{GLOBAL}chance_psnr": chance_of_all.psnr,
+        f"{GLOBAL}recovered": _recovered_of_all(whole, true),
     }
 
 
@@ -145,6 +146,14 @@ def by_true_image(reconstruction: Reconstruction, truth: Truth) -> jax.Array:
     partner = np.asarray(pairing.partner)[client, reconstruction]
     ordered[client, partner] = np.asarray(found.pixels)[client, reconstruction]
     return jnp.asarray(ordered)
+
+
+def _recovered_of_all(reconstructed, true):
+    """Share of all clients' images that are recovered, whatever the labels inferred."""
+    unknown = np.full_like(reconstructed.labels, UNKNOWN)
+    one_round = Images(*(field[None] for field in reconstructed._replace(labels=unknown)))
+    pool = Images(*(np.asarray(field).reshape(1, -1, *field.shape[2:]) for field in true))
+    return recovered(one_round, pool)
 
 
 @jax.jit

@@ -345,6 +345,15 @@ def test_chance_of_the_aggregate_is_of_the_nearest_images_of_a_class(truth, samp
     assert found["global_chance_psnr"] == pytest.approx(expected, abs=1e-3)
 
 
+def test_images_of_anyone_that_the_aggregate_shows_are_recovered(truth, samples):
+    # Two true images and two of noise, all of them with other labels than theirs.
+    noise = np.random.default_rng(2).uniform(size=(2, *SMALL)).astype(np.float32)
+    shown = jnp.asarray(np.concatenate([truth.images[0, 1:2], truth.images[2, 2:3], noise]))
+    whole = reconstruction.Reconstruction(shown[None], (truth.labels[:1] + 5) % 10)
+    found = scores.score(attacked(truth, ORDER)._replace(aggregate=whole), truth, samples)
+    assert found["global_recovered"] == pytest.approx(2 / 11)
+
+
 def test_images_above_30_decibels_are_recovered(truth, samples):
     noise = np.random.default_rng(1).normal(size=truth.images.shape).astype(np.float32)
     for deviation, share in ((0.02, 1), (0.05, 0)):
