@@ -1,5 +1,7 @@
 """Runs from the first round to the last: evaluation, convergence, divergence, interruption."""
 
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from fl.simulation.rounds import Work
 from fl.simulation.training import Samples, sample_losses
 
 CLIENTS, BATCH, SIDE = 3, 4, 4
+MODEL = MODELS["softmax"]()
 PLAN = run.Plan(rounds=9, local_steps=1, evaluate_every=4)
 
 
@@ -26,20 +29,24 @@ def algorithm(request):
     return request.param
 
 
+# Federations that compute the same share what is compiled.
+@lru_cache
+def computed(algorithm, **rates):
+    losses = sample_losses(MODEL)
+    return Work(algorithms.ALGORITHMS[algorithm](**rates), losses, pgd.pgd(losses, 1e-3))
+
+
 def make(algorithm="fedavg", mapping=None, cohort=None, **rates):
     """A small federation of random images, of which so many take part; a sampler at its start."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, SIDE, SIDE, 1), dtype=np.uint8)
     labels = rng.integers(0, 10, 40, dtype=np.int32)
     samples = Samples(jnp.asarray(images), jnp.asarray(labels), jnp.float32(255))
-    model = MODELS["softmax"]()
-    losses = sample_losses(model)
-    work = Work(algorithms.ALGORITHMS[algorithm](**rates), losses, pgd.pgd(losses, 1e-3))
-    params = model.init(jax.random.key(0), samples.take(np.arange(1))[0])
+    params = MODEL.init(jax.random.key(0), samples.take(np.arange(1))[0])
     chosen = cohort and Cohort(cohort, np.random.default_rng(1))
     parts, seeds = np.array_split(np.arange(40), CLIENTS), [500] * CLIENTS
     sampler = MinibatchSampler(parts, BATCH, seeds, chosen)
-    rest = cohort is not None
+    rest, work = cohort is not None, computed(algorithm, **rates)
     return engine.start(work, params, samples, CLIENTS, 1, mapping, rest=rest), sampler
 
 
