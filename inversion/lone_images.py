@@ -18,12 +18,17 @@ import numpy as np
 from calibration import CannotCalibrateError
 from closeness import RECOGNISABLE
 from grid import grid
+from option_checks import check
 from options import Options, resolve
 from runs import describe
 from threat_model import WindowView
 from window_gradients import layer_gradients
 
+from fl.data.catalogue import DATASETS
 from fl.experiment.options import parse
+from fl.experiment.startup import begin
+from fl.simulation.mapping import is_convolutional
+from fl.simulation.models import MODELS
 
 # Share of the largest entry of a column below which a pixel counts as black, and share of pixels
 # that an outline and that of an image have in common, of those in either, from which they are one.
@@ -89,37 +94,53 @@ def psnr_with_gains(
 
 
 def main() -> int:
-    """Train and watch what the options say, and print what stands alone; 0, or 2 where none can."""
+    """Train and watch what the options say, and print what stands alone; 0, or 1 where none can."""
     options, parser = parse(Options, __doc__)
     options = resolve(options)
-    for run in grid(options):
+    check(options, parser)
+    begin(options, parser)
+    runs = list(grid(options))
+    for run in runs:
         if run.window is None or run.algorithm_name != "secadam":
             parser.error("argument --attack: needs adaptive, on secadam")
-        trained = federation.train(run, options.data_dir, options.results, {run.rounds_before})
-        window, indices = federation.watch_window(trained, run, range(0))
-        trained.remove_checkpoints()
-        view = WindowView(
-            window.aggregate, window.params, window.first, run.clients, trained.public
-        )
-        path, _ = trained.public.layers()[0]
+        if is_convolutional(_shapes(run)):
+            parser.error(f"argument -m/--model: the first layer of {run.model} is not dense")
+    for run in runs:
         try:
-            with jax.enable_x64(True):
-                gradients = np.asarray(layer_gradients(view, path))
+            print(f"{describe(run)}: {_examine(run, options)}")
         except CannotCalibrateError as error:
             print(f"{describe(run)}: {error}", file=sys.stderr)
-            return 2
-        last = indices[-len(gradients) :].reshape(len(gradients), -1)
-        images = np.asarray(trained.samples.take(jnp.asarray(last))[0])
-        images = images.reshape(*last.shape, -1)
-        lone = lone_columns(gradients[:, :-1], images)
-        seen = len(set(zip(lone.round, lone.image, strict=True)))
-        decibels = psnr_with_gains(gradients, images, lone, np.random.default_rng(0))
-        print(
-            f"{describe(run)}: {seen} of {last.size} images stand alone in a column; with gains "
-            f"from half of them, {(decibels > RECOGNISABLE).sum()} of the other {len(decibels)} "
-            f"are above {RECOGNISABLE:g} dB, the median at {np.median(decibels):.1f}"
-        )
+            return 1
     return 0
+
+
+def _shapes(run):
+    example = jnp.zeros((1, *DATASETS[run.dataset].image_shape))
+    return jax.eval_shape(MODELS[run.model]().init, jax.random.key(0), example)
+
+
+def _examine(run, options):
+    """What stands alone in a run's window, in words."""
+    trained = federation.train(run, options.data_dir, options.results, {run.rounds_before})
+    window, indices = federation.watch_window(trained, run, range(0))
+    trained.remove_checkpoints()
+    view = WindowView(window.aggregate, window.params, window.first, run.clients, trained.public)
+    path, _ = trained.public.layers()[0]
+    with jax.enable_x64(True):
+        gradients = np.asarray(layer_gradients(view, path))
+    last = indices[-len(gradients) :].reshape(len(gradients), -1)
+    images = np.asarray(trained.samples.take(jnp.asarray(last))[0]).reshape(*last.shape, -1)
+    lone = lone_columns(gradients[:, :-1], images)
+    alone = (
+        f"{len(set(zip(*lone[::2], strict=True)))} of {last.size} images stand alone in a column"
+    )
+    decibels = psnr_with_gains(gradients, images, lone, np.random.default_rng(0))
+    if not len(decibels):
+        return alone
+    return (
+        f"{alone}; with gains from half of them, {(decibels > RECOGNISABLE).sum()} of the other "
+        f"{len(decibels)} are above {RECOGNISABLE:g} dB, the median at {np.median(decibels):.1f}"
+    )
 
 
 if __name__ == "__main__":

@@ -48,3 +48,24 @@ def test_lone_images_are_exact_once_gains_are_known(rng, images):
 def test_mixtures_are_not_taken_for_images(rng, images):
     mixed = np.einsum("kip,kiu->kpu", images, rng.normal(size=(ROUNDS, IMAGES, UNITS)))
     assert not len(lone_images.lone_columns(mixed, images).round)
+
+
+def test_without_lone_images_there_are_no_scores(rng, images):
+    mixed = rng.normal(size=(ROUNDS, PIXELS + 1, UNITS))
+    lone = lone_images.lone_columns(mixed[:, :-1], images)
+    assert not len(lone_images.psnr_with_gains(mixed, images, lone, rng))
+
+
+REFUSED = {
+    "": "argument --attack: needs adaptive, on secadam",
+    "-m cnn1 -o secadam --attack adaptive": "argument -m/--model: the first layer of cnn1 is not",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_has_no_columns_of_images_is_refused(line, monkeypatch, capsys):
+    monkeypatch.setattr(lone_images.sys, "argv", ["lone_images.py", *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        lone_images.main()
+    assert ended.value.code == 2
+    assert REFUSED[line] in capsys.readouterr().err
