@@ -48,13 +48,33 @@ def outcomes(tmp_path_factory):
             subprocess.Popen(each, env=environment(own), stderr=subprocess.PIPE, text=True)
             for each in commands
         ]
-        said = [each.communicate(timeout=600)[1] for each in started]
+        try:
+            said = [each.communicate(timeout=600)[1] for each in started]
+        except subprocess.TimeoutExpired:  # one that hangs fails this test, and no other's
+            for each in started:
+                each.kill()
+                each.communicate()
+            raise
         assert [each.returncode for each in started] == [0] * len(started), said
         with np.load(output) as saved:
             assert saved["devices"] == own * len(commands)
             return {name: saved[name] for name in saved.files}
 
     return on
+
+
+def test_devices_that_work_on_one_round_take_up_the_next():
+    busy = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(os.cpu_count() or 1)
+    ]
+    try:
+        command = [sys.executable, HERE / "crowded_devices.py", "200"]
+        subprocess.run(command, env=environment(2), check=True, timeout=120)
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
 
 
 def free_port():

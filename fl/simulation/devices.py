@@ -82,15 +82,24 @@ def compile_for_all(
     compiled = jax.jit(run, **settings)
 
     def with_all(*arguments):
-        given = map(stacked, arguments)
-        return compiled(
-            *(
-                each if number in common else _placed(mesh, each)
-                for number, each in enumerate(given)
-            )
-        )
+        given = [
+            each if number in common else _placed(mesh, each)
+            for number, each in enumerate(map(stacked, arguments))
+        ]
+        return compiled(*ready(mesh, given))
 
     return with_all
+
+
+def ready(mesh: Mesh, given: PyTree) -> PyTree:
+    """Arguments of code for all devices, of a CPU's once they are there.
+
+    A CPU's device that has 32 computations in flight waits for one of them to end before it takes
+    more; told to by code for all, it waits on a thread of those that compute, of which there need
+    be no more than devices (JAX 0.10). With all of them waiting, none ever ends.
+    """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return jax.block_until_ready(given) if on_cpu else given
 
 
 def dealt(mesh: Mesh, value: PyTree, common: bool) -> list[PyTree]:

@@ -26,6 +26,7 @@ from fl.simulation.devices import (
     compile_for_each,
     dealt,
     own,
+    ready,
     specs,
     stacked,
 )
@@ -84,7 +85,9 @@ class Sharded(NamedTuple):
             return sharded(state_, samples, cohorts)
 
         compiled = jax.jit(on_all, donate_argnums=0)
-        return lambda state, samples, cohorts: compiled(state, stacked(samples), cohorts)
+        return lambda state, samples, cohorts: compiled(
+            *ready(self.mesh, (state, stacked(samples), cohorts))
+        )
 
     def repeat(self, tree: PyTree, count: int) -> PyTree:
         """Members with a copy of a pytree each, to be given up later."""
