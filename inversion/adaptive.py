@@ -11,6 +11,9 @@ It is told the architecture, the decays and what the server sees; neither labels
 Once gains are known, the layer's weights tell images from mixtures of them. So where several images
 make a gradient, steps 3 and 4 are taken again, as long as less contradicts the images.
 
+Of more than `MOST_IMAGES` images, which cannot be told apart, those are found that some unit's
+gradients hold nearly alone (`single_images`).
+
 Where the rank says nothing, as in a first round or with as many images as units, or where the
 first layer is not dense, the direction of the last round's gradient is matched instead, with a
 guess at the factors: the size of the gradients of noise, which the server can compute. So it is
@@ -33,6 +36,7 @@ from label_inference import infer_labels
 from neighbours import capped
 from optimise import solve
 from pixel_gains import PixelGains, refine
+from single_images import single_images
 from threat_model import PublicKnowledge, WindowView
 from window_gradients import follow_leaf, images_behind, is_one_ratio, layer_gradients, layer_rows
 
@@ -42,11 +46,10 @@ from fl.simulation.training import sample_losses
 
 # Rounds at the end of the window whose images are reconstructed.
 SCORED = 8
-# Images that are looked for in a round, at most.
+# Images that are looked for in a round, at most; gradients of more are not taken apart.
 MOST_IMAGES = 16
-# Rounds whose images tell pixels' gains, at most: spread over the window. Fewer of more images than
-# can be told apart: it takes long, and few are found.
-ROUNDS_FOR_GAINS, ROUNDS_OF_MANY = 48, 8
+# Rounds whose images tell pixels' gains, at most: spread over the window.
+ROUNDS_FOR_GAINS = 48
 # Times that their images are looked for, at most: gains tell images, and images gains.
 PASSES = 4
 # Zero derivatives from which an image is relied on.
@@ -106,7 +109,10 @@ def adaptive(match: Callable, public: PublicKnowledge) -> WindowAttack:
         if not dense:
             raise ValueError("gradients of convolutions are not taken apart")
         with jax.enable_x64(True):
-            found = _take_apart(layer_rows(gradients, path), images, key, bounded=True)
+            rows = layer_rows(gradients, path)
+            if images > MOST_IMAGES:
+                return _as_images(_singled_out(rows, public, np.ones(rows.shape[1] - 1)), public)
+            found = _take_apart(rows, images, key, bounded=True)
             return _as_images(found.images, public)
 
     return WindowAttack(reconstruct, from_gradients)
@@ -116,6 +122,8 @@ def _by_rank(view, path, key):
     """Steps 1 to 4."""
     public, images = view.public, images_behind(view)
     gradients = layer_gradients(view, path)
+    if images > MOST_IMAGES:
+        return _as_images(_singled_out(gradients, public), public)
     gains = _gains(view, path, gradients, images, key)
     weights = layer_rows(view.params, path, slice(-SCORED, None)) if gains.likely else None
     found = _take_apart(
@@ -124,10 +132,17 @@ def _by_rank(view, path, key):
     return _as_images(found.images, public)
 
 
+def _singled_out(gradients, public, gains=None):
+    """Images of the last rounds that stand nearly alone."""
+    rounds = min(SCORED, len(gradients))
+    return jnp.asarray(
+        single_images(np.asarray(gradients), rounds, MOST_IMAGES, public.image_shape, gains)
+    )
+
+
 def _gains(view, path, gradients, images, key) -> PixelGains:
     """Gains of pixels, by images found in some rounds, and found better once gains are known."""
-    rounds = ROUNDS_FOR_GAINS if _separable(images) else ROUNDS_OF_MANY
-    some = np.arange(-len(gradients), 0)[:: max(1, len(gradients) // rounds)]
+    some = np.arange(-len(gradients), 0)[:: max(1, len(gradients) // ROUNDS_FOR_GAINS)]
     gradients, weights = gradients[some], layer_rows(view.params, path, some)
     second = _second_layer(view, some)
 
@@ -142,7 +157,7 @@ def _gains(view, path, gradients, images, key) -> PixelGains:
         return refine(found, certain, weights, second, view.public, gains)
 
     best = look()
-    for _ in range(PASSES - 1 if images > 1 and _separable(images) else 0):
+    for _ in range(PASSES - 1 if images > 1 else 0):
         if best.exact or not best.likely:
             break
         # What was taken for black may be what few images show.
@@ -170,10 +185,6 @@ def _lit(gradients, gains):
     return gradients * jnp.append(gains, 1)[None, :, None]
 
 
-def _separable(images):
-    return images <= MOST_IMAGES
-
-
 def _take_apart(gradients, images, key, bounded=False, weights=None):
     """`Disaggregated` [round, ...], the images that are surest first."""
     if images == 1:  # there is nothing to take apart
@@ -181,12 +192,10 @@ def _take_apart(gradients, images, key, bounded=False, weights=None):
         certainty = jnp.full((len(found), 1), CERTAIN)
         heard = jnp.ones_like(gradients[:, -1], bool)
         return Disaggregated(found[:, None], certainty, gradients[:, -1:] == 0, heard)
-    count = min(images, MOST_IMAGES)
-    rank = count if _separable(images) else min(images, 2 * MOST_IMAGES)
     parts = [
         disaggregate(
             gradient,
-            rank,
+            images,
             jax.random.fold_in(key, number),
             bounded=bounded,
             weights=None if weights is None else weights[number],
@@ -194,7 +203,7 @@ def _take_apart(gradients, images, key, bounded=False, weights=None):
         for number, gradient in enumerate(gradients)
     ]
     found = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-    surest = jnp.argsort(-found.certainty, axis=1)[:, :count]
+    surest = jnp.argsort(-found.certainty, axis=1)
 
     def those(leaf):
         return jnp.take_along_axis(leaf, surest[:, :, None], axis=1)

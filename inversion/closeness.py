@@ -76,11 +76,16 @@ def score_aggregate(
     Raises:
         ValueError: as for `score_clients`.
     """
-    pool = Images(*(lax.collapse(jnp.asarray(field), 0, 2) for field in true))
+    pool = pooled(true)
     metrics = _metrics(departures)
     if departures.best_match:
         return _best(metrics, reconstructed, pool)
     return closeness(reconstructed, pool, nearest(reconstructed, pool), metrics)
+
+
+def pooled(clients: Images) -> Images:
+    """Images of all clients together, [client, image, ...] -> [image, ...]."""
+    return Images(*(lax.collapse(jnp.asarray(field), 0, 2) for field in clients))
 
 
 def recovered(reconstructed: Images, true: Images) -> float:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from assignment import Images, assign, same_label
 from classifier_metric import Classifier
-from closeness import CORRECTED, mean, recovered, score_aggregate, score_clients
+from closeness import CORRECTED, mean, pooled, recovered, score_aggregate, score_clients
 from reconstruction import Attacked, Reconstruction
 from server_view import Behind, Truth
 
@@ -151,9 +151,8 @@ def by_true_image(reconstruction: Reconstruction, truth: Truth) -> jax.Array:
 def _recovered_of_all(reconstructed, true):
     """Share of all clients' images that are recovered, whatever the labels inferred."""
     unknown = np.full_like(reconstructed.labels, UNKNOWN)
-    one_round = Images(*(field[None] for field in reconstructed._replace(labels=unknown)))
-    pool = Images(*(np.asarray(field).reshape(1, -1, *field.shape[2:]) for field in true))
-    return recovered(one_round, pool)
+    of_one_round = reconstructed._replace(labels=unknown), pooled(true)
+    return recovered(*(Images(*(field[None] for field in each)) for each in of_one_round))
 
 
 @jax.jit

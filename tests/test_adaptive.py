@@ -65,6 +65,28 @@ def test_pixels_of_which_nothing_was_found_are_black():
     assert (images.ravel()[3:] == 0).all()
 
 
+def test_more_images_than_can_be_told_apart_are_found_where_they_stand_alone(monkeypatch):
+    public, view = seen(algorithms.secadam(), 1.0, 20, noisy=False)
+    rng = np.random.default_rng(0)
+    image, deltas = rng.uniform(0.1, 1, 16), rng.normal(size=9)
+    alone = np.append(image, 1)[:, None] * deltas
+    gradients = np.stack([alone] * 3)
+    monkeypatch.setattr(adaptive, "layer_gradients", lambda *_: jnp.asarray(gradients))
+    monkeypatch.setattr(adaptive, "_take_apart", None)
+    shapes = 3, adaptive.MOST_IMAGES, *SHAPE
+    found = adaptive._by_rank(view, public.layers()[0][0], jax.random.key(0))
+    assert found.shape == shapes
+    path = public.layers()[0][0]
+    tree = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape)), view.params)
+    threat_model.layer_params(tree, path).update(
+        kernel=jnp.asarray(gradients[:, :-1]), bias=jnp.asarray(gradients[:, -1])
+    )
+    found = adaptive.adaptive(short, public).from_gradients(tree, 20 * BATCH, jax.random.key(0))
+    assert found.shape == shapes
+    np.testing.assert_allclose(found[:, 0].reshape(3, -1), np.stack([image] * 3), atol=1e-6)
+    assert not found[:, 1:].any()
+
+
 @pytest.mark.parametrize(
     ("images", "contradicted", "exact", "passes", "best"),
     [
@@ -72,7 +94,6 @@ def test_pixels_of_which_nothing_was_found_are_black():
         (3, [0.4, 0.3, 0.2, 0.1], False, 4, 0.1),
         (3, [0.3, 0.2], True, 1, 0.3),
         (1, [0.3, 0.2], False, 1, 0.3),  # nothing to take apart
-        (40, [0.3, 0.2], False, 1, 0.3),  # too many
     ],
 )
 def test_gains_are_refined_as_long_as_less_contradicts_images(
