@@ -1,9 +1,9 @@
 """How many images stand alone in what a server makes of an aggregate's ratios.
 
 A hidden unit that only one of the images activates has that image alone in its column of the
-gradient: its outline, and its values up to a gain for each pixel. `adaptive` makes no use of that.
-Here such columns are looked for by someone who knows the images: this is no attack, but says what
-one would find. Options are those of main.py.
+gradient: its outline, and its values up to a gain for each pixel. Of more than 16 images,
+`adaptive` looks for such columns (`single_images`). Here someone does who knows the images: that is
+no attack, but says what one might find. Options are those of main.py.
 
     python lone_images.py -d fashion_mnist -o secadam --attack adaptive --pgd-step 0 -b 1 -n 20
 """
@@ -15,12 +15,14 @@ import federation
 import jax
 import jax.numpy as jnp
 import numpy as np
+from adaptive import MOST_IMAGES
 from calibration import CannotCalibrateError
 from closeness import RECOGNISABLE
 from grid import grid
 from option_checks import check
 from options import Options, resolve
 from runs import describe
+from single_images import single_images
 from threat_model import WindowView
 from window_gradients import layer_gradients
 
@@ -93,6 +95,17 @@ def psnr_with_gains(
     return np.array([decibels[owner == who].max() for who in np.unique(owner[~first])])
 
 
+def shown_by(found: np.ndarray, images: np.ndarray) -> int:
+    """Number of images that a reconstruction of their round shows above `RECOGNISABLE` dB.
+
+    Args:
+        found: [round, reconstruction, pixel].
+        images: [round, image, pixel].
+    """
+    errors = np.square(found[:, :, None] - images[:, None]).mean(-1).min(1)
+    return int((errors < 10 ** (-RECOGNISABLE / 10)).sum())
+
+
 def main() -> int:
     """Train and watch what the options say, and print what stands alone; 0, or 1 where none can."""
     options, parser = parse(Options, __doc__)
@@ -131,8 +144,11 @@ def _examine(run, options):
     last = indices[-len(gradients) :].reshape(len(gradients), -1)
     images = np.asarray(trained.samples.take(jnp.asarray(last))[0]).reshape(*last.shape, -1)
     lone = lone_columns(gradients[:, :-1], images)
+    shape = trained.public.image_shape
+    found = single_images(gradients, len(gradients), MOST_IMAGES, shape)
     alone = (
-        f"{len(set(zip(*lone[::2], strict=True)))} of {last.size} images stand alone in a column"
+        f"{len(set(zip(*lone[::2], strict=True)))} of {last.size} images stand alone in a column; "
+        f"one who knows none finds {shown_by(found, images)} above {RECOGNISABLE:g} dB"
     )
     decibels = psnr_with_gains(gradients, images, lone, np.random.default_rng(0))
     if not len(decibels):
