@@ -1,9 +1,8 @@
-"""Gains of pixels by their neighbours, which in most images show the same as they do somewhere.
+"""Gains of pixels from their neighbours': where an image is flat, both show the same value.
 
-Where images are flat, neighbouring pixels have one value, in a single image as in a mixture of
-several. So among the quotients of two neighbours' values, in many columns of gradients, one is by
-far the most frequent: that of the two pixels' gains. No image need be told apart for that, unlike
-for what `brightness` and `activations` do.
+So among the quotients of two neighbours' values, in many columns of gradients, one is by far the
+most frequent: that of the two pixels' gains. That holds of a single image and of a mixture of
+several, so that none need be told apart first, as for `brightness` and `activations`.
 """
 
 import numpy as np
@@ -15,7 +14,8 @@ USUAL, LIT = 0.8, 0.1
 WIDTH, SHARED = 0.01, 3
 # Times that gains are solved for, with weights that leave out what contradicts the rest.
 SOLUTIONS = 30
-# What all but a hundredth of an image's pixels reach is 1, nearly white, in this share of images.
+# What the brightest hundredth of pixels reaches is taken for white in the image that is brighter than
+# this share of all.
 WHITE, BRIGHTEST = 0.99, 0.6
 
 
