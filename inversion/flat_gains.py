@@ -14,8 +14,8 @@ USUAL, LIT = 0.8, 0.1
 WIDTH, SHARED = 0.01, 3
 # Times that gains are solved for, with weights that leave out what contradicts the rest.
 SOLUTIONS = 30
-# What the brightest hundredth of pixels reaches is taken for white in the image that is brighter than
-# this share of all.
+# What the brightest hundredth of pixels reaches is taken for white in the image that is brighter
+# than this share of all.
 WHITE, BRIGHTEST = 0.99, 0.6
 
 
