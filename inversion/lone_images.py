@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from adaptive import MOST_IMAGES
+from assignment import Images
 from calibration import CannotCalibrateError
-from closeness import RECOGNISABLE
+from closeness import RECOGNISABLE, recovered
 from grid import grid
 from option_checks import check
 from options import Options, resolve
 from runs import describe
+from scores import UNKNOWN
 from single_images import single_images
 from threat_model import WindowView
 from window_gradients import layer_gradients
@@ -95,17 +97,6 @@ def psnr_with_gains(
     return np.array([decibels[owner == who].max() for who in np.unique(owner[~first])])
 
 
-def shown_by(found: np.ndarray, images: np.ndarray) -> int:
-    """Number of images that a reconstruction of their round shows above `RECOGNISABLE` dB.
-
-    Args:
-        found: [round, reconstruction, pixel].
-        images: [round, image, pixel].
-    """
-    errors = np.square(found[:, :, None] - images[:, None]).mean(-1).min(1)
-    return int((errors < 10 ** (-RECOGNISABLE / 10)).sum())
-
-
 def main() -> int:
     """Train and watch what the options say, and print what stands alone; 0, or 1 where none can."""
     options, parser = parse(Options, __doc__)
@@ -146,9 +137,10 @@ def _examine(run, options):
     lone = lone_columns(gradients[:, :-1], images)
     shape = trained.public.image_shape
     found = single_images(gradients, len(gradients), MOST_IMAGES, shape)
+    share = recovered(*(_unlabelled(pixels, shape) for pixels in (found, images)))
     alone = (
         f"{len(set(zip(*lone[::2], strict=True)))} of {last.size} images stand alone in a column; "
-        f"one who knows none finds {shown_by(found, images)} above {RECOGNISABLE:g} dB"
+        f"one who knows none finds {share * last.size:.0f} above {RECOGNISABLE:g} dB"
     )
     decibels = psnr_with_gains(gradients, images, lone, np.random.default_rng(0))
     if not len(decibels):
@@ -157,6 +149,13 @@ def _examine(run, options):
         f"{alone}; with gains from half of them, {(decibels > RECOGNISABLE).sum()} of the other "
         f"{len(decibels)} are above {RECOGNISABLE:g} dB, the median at {np.median(decibels):.1f}"
     )
+
+
+def _unlabelled(pixels, shape):
+    """[round, image, pixel] -> images to score."""
+    there = pixels.shape[:2]
+    pixels = jnp.asarray(pixels, jnp.float32).reshape(*there, *shape)
+    return Images(pixels, np.full(there, UNKNOWN), np.ones(there, bool))
 
 
 if __name__ == "__main__":

@@ -56,13 +56,6 @@ def test_without_lone_images_there_are_no_scores(rng, images):
     assert not len(lone_images.psnr_with_gains(mixed, images, lone, rng))
 
 
-def test_images_that_are_shown_are_counted_once(images):
-    near, far = images[:, 0] + 0.03, images[:, 1] + 0.04  # 30.5 and 28 dB
-    found = np.stack([near, far, near], axis=1)
-    assert lone_images.shown_by(found, images) == ROUNDS
-    assert lone_images.shown_by(np.zeros_like(images), images) == 0
-
-
 REFUSED = {
     "": "argument --attack: needs adaptive, on secadam",
     "-m cnn1 -o secadam --attack adaptive": "argument -m/--model: the first layer of cnn1 is not",
