@@ -5,6 +5,8 @@ most frequent: that of the two pixels' gains. That holds of a single image and o
 several, so that none need be told apart first, as for `brightness` and `activations`.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 # Share of a pixel's values that are below its yardstick, and share of that from which on values are
@@ -19,46 +21,66 @@ SOLUTIONS = 30
 WHITE, BRIGHTEST = 0.99, 0.6
 
 
-def flat_gains(values: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
-    """Find the gains of pixels.
+class Quotients(NamedTuple):
+    """What pairs of neighbours' values have in common.
+
+    Attributes:
+        first: int [pair], a pixel.
+        second: int [pair], one that touches it.
+        difference: [pair], of the logarithms of their gains, second less first, as most say.
+        count: [pair], how many values say so.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    difference: np.ndarray
+    count: np.ndarray
+
+
+def quotients(values: np.ndarray, image_shape: tuple[int, ...]) -> Quotients:
+    """Find the most frequent quotient of each two neighbours, of pairs that have one.
 
     Args:
         values: [column, pixel], each pixel up to a positive gain of its own.
-        image_shape: (height, width, channels); channels are looked at one by one.
-
-    Returns:
-        [pixel], what to multiply each by; 0 where too few columns show it.
+        image_shape: (height, width, channels); pixels of one channel are compared.
     """
-    channels = image_shape[-1]
-    own = values.reshape(-1, values.shape[1] // channels, channels)
-    each = [_of_channel(own[..., channel], image_shape[:2]) for channel in range(channels)]
-    return np.stack(each, axis=1).ravel()
-
-
-def _of_channel(values, size):
-    firsts, seconds = _neighbours(size)
+    firsts, seconds = _neighbours(image_shape)
     positive, shown = np.where(values > 0, values, np.nan), (values > 0).any(0)
     yardsticks = np.full(values.shape[1], np.inf)
     yardsticks[shown] = np.nanquantile(positive[:, shown], USUAL, axis=0)
     logs = np.log(np.where(values > LIT * yardsticks, values, np.nan))
     pairs = zip(firsts, seconds, strict=True)
     found = [_most_frequent(logs[:, first] - logs[:, second]) for first, second in pairs]
-    differences, counts = np.array(found).T
+    differences, counts = np.array(found).reshape(-1, 2).T
     sure = counts >= SHARED
-    firsts, seconds = firsts[sure], seconds[sure]
-    logarithms = _integrated(firsts, seconds, differences[sure], counts[sure], values.shape[1])
+    return Quotients(firsts[sure], seconds[sure], differences[sure], counts[sure])
+
+
+def flat_gains(values: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
+    """Find the gains of pixels.
+
+    Args:
+        values: as in `quotients`.
+        image_shape: likewise.
+
+    Returns:
+        [pixel], what to multiply each by; 0 where too few columns show it.
+    """
+    known = quotients(values, image_shape)
     seen = np.zeros(values.shape[1], bool)
-    seen[firsts] = seen[seconds] = True
-    relative = np.where(seen, np.exp(logarithms), 0)
-    if not seen.any():
-        return relative
-    white = np.quantile(np.quantile(values * relative, WHITE, axis=1), BRIGHTEST)
-    return relative / white
+    seen[known.first] = seen[known.second] = True
+    relative = np.where(seen, np.exp(_integrated(known, values.shape[1])), 0)
+    for channel in range(image_shape[-1]):
+        own = slice(channel, None, image_shape[-1])
+        if seen[own].any():
+            whites = np.quantile(values[:, own] * relative[own], WHITE, axis=1)
+            relative[own] /= np.quantile(whites, BRIGHTEST)
+    return relative
 
 
-def _neighbours(size):
-    """Pairs of pixels that touch one another."""
-    pixels = np.arange(np.prod(size)).reshape(size)
+def _neighbours(image_shape):
+    """Pairs of pixels of a channel that touch one another."""
+    pixels = np.arange(np.prod(image_shape)).reshape(image_shape)
     pairs = [
         (pixels[:, :-1], pixels[:, 1:]),
         (pixels[:-1], pixels[1:]),
@@ -79,19 +101,35 @@ def _most_frequent(numbers):
     return np.median(ordered[start[most] : end[most]]), (end - start)[most]
 
 
-def _integrated(firsts, seconds, differences, weights, count):
+def _integrated(known, count):
     """Logarithms of gains [pixel] whose differences between neighbours these mostly are."""
-    solution, residuals = np.zeros(count), np.full(len(differences), WIDTH)
+    solution, residuals = np.zeros(count), np.full(len(known.count), WIDTH)
     for _ in range(SOLUTIONS):  # least absolute deviations, by weights anew
-        strength = weights / np.maximum(residuals, WIDTH)
-        matrix = 1e-6 * np.eye(count)  # what nothing is known of stays at 0
-        np.add.at(matrix, (firsts, firsts), strength)
-        np.add.at(matrix, (seconds, seconds), strength)
-        np.add.at(matrix, (firsts, seconds), -strength)
-        np.add.at(matrix, (seconds, firsts), -strength)
-        target = np.zeros(count)
-        np.add.at(target, seconds, strength * differences)
-        np.add.at(target, firsts, -strength * differences)
+        strength = known.count / np.maximum(residuals, WIDTH)
+        matrix, target = normal_equations(known, strength, known.difference, count)
+        matrix += 1e-6 * np.eye(count)  # what nothing is known of stays at 0
         solution = np.linalg.solve(matrix, target)
-        residuals = np.abs(solution[seconds] - solution[firsts] - differences)
+        residuals = np.abs(solution[known.second] - solution[known.first] - known.difference)
     return solution
+
+
+def normal_equations(
+    known: Quotients, strength: np.ndarray, differences: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted least squares for pixels' numbers, given their differences.
+
+    Args:
+        known: whose pairs these are.
+        strength: weights [pair].
+        differences: [pair], second less first.
+        count: of pixels.
+
+    Returns:
+        The matrix [pixel, pixel] and the right side [pixel] of their normal equations.
+    """
+    (first, second, *_), matrix, target = known, np.zeros((count, count)), np.zeros(count)
+    for one, other, sign in ((first, second, -1), (second, first, 1)):
+        np.add.at(matrix, (one, one), strength)
+        np.add.at(matrix, (one, other), -strength)
+        np.add.at(target, one, sign * strength * differences)
+    return matrix, target

@@ -9,6 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from brightness import ERRORS, PIXELS, cosine_of_turns
 from jax import lax
 
@@ -19,6 +20,30 @@ NEAR, PLACES = 0.06, 361
 SIGNIFICANT, VALUES = 3.5, 3
 # Of a step, from a whole multiple, where values agree with it.
 AGREE = 0.2
+# Factors of all gains that are tried, and pixels that tell the right one; of these, the share that
+# must have exact gains near: chance finds them for a twentieth.
+FACTORS, SAMPLE, ENOUGH = np.exp(0.05 * np.arange(-6, 7)), 150, 0.3
+
+
+def common_factor(values: jax.Array, gains: jax.Array, levels: int = 255) -> jax.Array:
+    """Find what all gains must be multiplied by so that most of them are near exact ones.
+
+    Args:
+        values: as in `nearby`.
+        gains: [pixel], each within some percent but for a factor of all.
+        levels: as in `nearby`.
+
+    Returns:
+        The factor; 1 where the steps say nothing.
+    """
+    lit = np.flatnonzero(gains > 0)
+    some = lit[:: max(1, len(lit) // SAMPLE)]
+    found = [
+        nearby(values[:, some], factor * gains[some], levels) / gains[some] for factor in FACTORS
+    ]
+    most = max(found, key=lambda near: (~jnp.isnan(near)).sum())
+    enough = (~jnp.isnan(most)).sum() >= ENOUGH * max(1, len(some))
+    return jnp.where(enough, jnp.nanmedian(most), 1.0)
 
 
 @partial(jax.jit, static_argnames="levels")
