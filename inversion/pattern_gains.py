@@ -31,9 +31,9 @@ DEVIATION = 10.0
 EQUATIONS = 20_000
 # Newton's steps, the most that a logarithm may change by in one, and what is added to the diagonal.
 STEPS, FARTHEST, DAMPING = 5, 0.7, 0.1
-# Factors of all gains that are tried, and the share of images, those that they contradict least,
-# that tell the right one.
-SCALES, TELLING = np.exp(np.linspace(-0.6, 0.6, 13)), 0.1
+# Factors of all gains that are tried, the share of images, those that they contradict least, that
+# tell the right one, and how many on both sides of the best tell it more finely.
+SCALES, TELLING, NEAR = np.exp(np.linspace(-0.6, 0.6, 13)), 0.1, 3
 
 
 def pattern_gains(
@@ -136,15 +136,17 @@ def _fitted(gains, equations, known):
 
 
 def _rescaled(found, certain, weights, gains):
-    """Gains times what makes the best images contradicted least, by a parabola."""
+    """Gains times what makes the best images contradicted least, by a parabola around that."""
     count = max(1, int(TELLING * certain.sum()))
     wrong = [
         np.sort(np.asarray(contradicted(found, jnp.asarray(scale * gains), weights))[certain])
         for scale in SCALES
     ]
-    means = [of_scale[:count].mean() for of_scale in wrong]
-    curvature, slope, _ = np.polyfit(np.log(SCALES), means, 2)
+    means = np.array([of_scale[:count].mean() for of_scale in wrong])
+    least = np.argmin(means)
+    near = slice(max(0, least - NEAR), least + NEAR + 1)
+    logs = np.log(SCALES[near])
+    curvature, slope, _ = np.polyfit(logs, means[near], 2)
     if curvature <= 0:
-        return gains * SCALES[np.argmin(means)]
-    scale = np.exp(-slope / (2 * curvature))
-    return gains * np.clip(scale, SCALES[0], SCALES[-1])
+        return gains * SCALES[least]
+    return gains * np.exp(np.clip(-slope / (2 * curvature), logs[0], logs[-1]))
