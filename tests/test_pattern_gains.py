@@ -31,24 +31,24 @@ def boxes(rng, *count):
     return images.reshape(*count, PIXELS)
 
 
-def seen(seed, mixed=0.0):
+def seen(seed, mixed=0.0, rounds=ROUNDS):
     """Images up to gains, some of them sums of two, that a layer of known weights has seen."""
     rng = np.random.default_rng(seed)
-    truth, gains = boxes(rng, ROUNDS, EACH), np.exp(rng.normal(size=PIXELS))
+    truth, gains = boxes(rng, rounds, EACH), np.exp(rng.normal(size=PIXELS))
     weights = (
-        rng.normal(size=(ROUNDS, PIXELS + 1, UNITS))
+        rng.normal(size=(rounds, PIXELS + 1, UNITS))
         * np.append(0.3 * np.ones(PIXELS), 0.5)[:, None]
     )
     silent = truth @ weights[:, :-1] + weights[:, -1:] <= 0
-    wrong = rng.random((ROUNDS, EACH)) < mixed
-    other, share = np.roll(truth, 1, axis=1), rng.uniform(0.3, 0.7, (ROUNDS, EACH, 1))
+    wrong = rng.random((rounds, EACH)) < mixed
+    other, share = np.roll(truth, 1, axis=1), rng.uniform(0.3, 0.7, (rounds, EACH, 1))
     images = np.where(wrong[..., None], share * truth + (1 - share) * other, truth)
     silent &= ~wrong[..., None] | np.roll(silent, 1, axis=1)
     found = disaggregation.Disaggregated(
         jnp.asarray(images / gains),
-        jnp.full((ROUNDS, EACH), 50.0),
+        jnp.full((rounds, EACH), 50.0),
         jnp.asarray(silent),
-        jnp.ones((ROUNDS, UNITS), bool),
+        jnp.ones((rounds, UNITS), bool),
     )
     return rng, found, gains, wrong, jnp.asarray(weights)
 
@@ -114,7 +114,7 @@ def test_black_pixels_stay_black():
 
 
 def test_where_next_to_all_are_mixtures_patterns_are_believed():
-    _, found, gains, _, weights = seen(4, mixed=0.6)
+    _, found, gains, _, weights = seen(4, mixed=0.6, rounds=15)
     public = threat_model.PublicKnowledge(None, SHAPE, EACH, None, levels=LEVELS)
     certain = np.ones(found.certainty.shape, bool)
     with jax.enable_x64(True):
