@@ -14,8 +14,9 @@ contradicted least. Of ten clients' images, on two seeds, this brings the median
 
 Where next to all are mixtures, as of two clients with eight images each, activations tell nothing
 (the median error is 80 %). `pattern_gains` does then: it finds gains by what neighbouring pixels
-mostly have in common, which holds of mixtures too, and by which units images activate. Of the two
-ways, that one is believed whose gains the images contradict less.
+mostly have in common, which holds of mixtures too, and by which units images activate. So where
+steps do not confirm the gains by activations, those of the two are believed that the images
+contradict less.
 """
 
 from contextlib import suppress
@@ -88,17 +89,19 @@ def refine(
             by_layers = by_activations(found, certain, weights, second, public.image_shape, gains)
     pictures = found.images.reshape(-1, *public.image_shape)
     of_steps = gains_by_steps(pictures, jnp.asarray(certain.ravel()), public.levels)
-    ways = [by_layers]
-    if certain.any() and found.images.shape[1] > 1:
-        ways.append(by_patterns(found, certain, weights, public, gains))
-    each = [both(way, of_steps, found.images[certain], public.levels) for way in ways]
-    each = [_judged(found, certain, weights, known) for known in each]
-    return min(each, key=lambda known: known.contradicted)
 
+    def judged(gains):
+        known = both(gains, of_steps, found.images[certain], public.levels)
+        wrong = np.asarray(contradicted(found, known.of_pixels, weights))[certain]
+        return known._replace(contradicted=float(np.quantile(wrong, BEST)) if len(wrong) else 1.0)
 
-def _judged(found, certain, weights, known):
-    wrong = np.asarray(contradicted(found, known.of_pixels, weights))[certain]
-    return known._replace(contradicted=float(np.quantile(wrong, BEST)) if len(wrong) else 1.0)
+    known = judged(by_layers)
+    # Those by patterns are made to contradict images little: where steps confirm others, by
+    # themselves, these are better, even if images contradict them more.
+    if known.exact or not certain.any() or found.images.shape[1] == 1:
+        return known
+    others = judged(by_patterns(found, certain, weights, public, gains))
+    return min(known, others, key=lambda known: known.contradicted)
 
 
 def by_patterns(
