@@ -146,27 +146,35 @@ def _gains(view, path, gradients, images, key) -> PixelGains:
     gradients, weights = gradients[some], layer_rows(view.params, path, some)
     second = _second_layer(view, some)
 
-    def look(gains=None):
-        if gains is None:
-            found = _take_apart(gradients, images, key)
-        else:
+    first = _take_apart(gradients, images, key)
+
+    def look(patterns, gains=None):
+        found = first
+        if gains is not None:
             found = _take_apart(_lit(gradients, gains), images, key, weights=weights)
             unlit = jnp.where(gains > 0, 1 / jnp.where(gains > 0, gains, 1), 0)
             found = found._replace(images=found.images * unlit[None, None])
         certain = np.asarray(found.certainty >= CERTAIN)
-        return refine(found, certain, weights, second, view.public, gains)
+        return refine(found, certain, weights, second, view.public, gains, patterns)
 
-    best = look()
-    for _ in range(PASSES - 1 if images > 1 else 0):
-        if best.exact or not best.likely:
-            break
-        # What was taken for black may be what few images show.
-        unsure = jnp.where(best.of_pixels > 0, best.of_pixels, jnp.inf)
-        known = look(capped(unsure, view.public.image_shape))
-        if known.contradicted >= best.contradicted:
-            break
-        best = known
-    return best
+    def passes(patterns):
+        best = look(patterns)
+        for _ in range(PASSES - 1 if images > 1 else 0):
+            if best.exact or not best.likely:
+                break
+            # What was taken for black may be what few images show.
+            unsure = jnp.where(best.of_pixels > 0, best.of_pixels, jnp.inf)
+            known = look(patterns, capped(unsure, view.public.image_shape))
+            if known.contradicted >= best.contradicted:
+                break
+            best = known
+        return best
+
+    best = passes(patterns=False)
+    if images == 1 or best.exact:
+        return best
+    # Those by patterns are made to contradict images little: a second choice.
+    return min(best, passes(patterns=True), key=lambda known: (not known.exact, known.contradicted))
 
 
 def _second_layer(view, rounds):

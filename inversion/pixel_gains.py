@@ -14,9 +14,7 @@ contradicted least. Of ten clients' images, on two seeds, this brings the median
 
 Where next to all are mixtures, as of two clients with eight images each, activations tell nothing
 (the median error is 80 %). `pattern_gains` does then: it finds gains by what neighbouring pixels
-mostly have in common, which holds of mixtures too, and by which units images activate. So where
-steps do not confirm the gains by activations, those of the two are believed that the images
-contradict less.
+mostly have in common, which holds of mixtures too, and by which units images activate.
 """
 
 from contextlib import suppress
@@ -70,6 +68,7 @@ def refine(
     second: jax.Array | None,
     public: PublicKnowledge,
     gains: jax.Array | None = None,
+    patterns: bool = False,
 ) -> PixelGains:
     """Find the gains of pixels.
 
@@ -82,26 +81,19 @@ def refine(
             likewise, [round, units + 1, outputs].
         public: of which the shape of images and their steps of intensity matter here.
         gains: as they are known so far, [pixel]; None if they are not.
+        patterns: whether to find those that steps do not by patterns, in place of activations.
     """
-    by_layers = None
-    if second is not None:
+    solved = None
+    if patterns and certain.any():
+        solved = by_patterns(found, certain, weights, public, gains)
+    elif second is not None and not patterns:
         with suppress(TooFewEquationsError):
-            by_layers = by_activations(found, certain, weights, second, public.image_shape, gains)
+            solved = by_activations(found, certain, weights, second, public.image_shape, gains)
     pictures = found.images.reshape(-1, *public.image_shape)
     of_steps = gains_by_steps(pictures, jnp.asarray(certain.ravel()), public.levels)
-
-    def judged(gains):
-        known = both(gains, of_steps, found.images[certain], public.levels)
-        wrong = np.asarray(contradicted(found, known.of_pixels, weights))[certain]
-        return known._replace(contradicted=float(np.quantile(wrong, BEST)) if len(wrong) else 1.0)
-
-    known = judged(by_layers)
-    # Those by patterns are made to contradict images little: where steps confirm others, by
-    # themselves, these are better, even if images contradict them more.
-    if known.exact or not certain.any() or found.images.shape[1] == 1:
-        return known
-    others = judged(by_patterns(found, certain, weights, public, gains))
-    return min(known, others, key=lambda known: known.contradicted)
+    known = both(solved, of_steps, found.images[certain], public.levels)
+    wrong = np.asarray(contradicted(found, known.of_pixels, weights))[certain]
+    return known._replace(contradicted=float(np.quantile(wrong, BEST)) if len(wrong) else 1.0)
 
 
 def by_patterns(

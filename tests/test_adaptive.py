@@ -88,16 +88,18 @@ def test_more_images_than_can_be_told_apart_are_found_where_they_stand_alone(mon
 
 
 @pytest.mark.parametrize(
-    ("images", "contradicted", "exact", "passes", "best"),
+    ("images", "by_activations", "by_patterns", "best"),
     [
-        (3, [0.3, 0.2, 0.25, 0.1], False, 3, 0.2),  # no better than the one before
-        (3, [0.4, 0.3, 0.2, 0.1], False, 4, 0.1),
-        (3, [0.3, 0.2], True, 1, 0.3),
-        (1, [0.3, 0.2], False, 1, 0.3),  # nothing to take apart
+        # No better than the one before, for the first; exact ones end the search.
+        (3, [(0.3, 0), (0.2, 0), (0.25, 0)], [(0.4, 0), (0.1, 1)], 0.1),
+        (3, [(0.4, 0), (0.3, 0), (0.2, 0), (0.1, 0)], [(0.5, 0), (0.5, 0)], 0.1),
+        (3, [(0.3, 0), (0.2, 1)], [], 0.2),  # exact ones need no others
+        (3, [(0.3, 0), (0.3, 0)], [(0.4, 1)], 0.4),  # and are better than what is not exact
+        (1, [(0.3, 0)], [], 0.3),  # nothing to take apart
     ],
 )
 def test_gains_are_refined_as_long_as_less_contradicts_images(
-    monkeypatch, images, contradicted, exact, passes, best
+    monkeypatch, images, by_activations, by_patterns, best
 ):
     rounds, pixels, units = 9, 16, 5
     rng = np.random.default_rng(0)
@@ -111,11 +113,13 @@ def test_gains_are_refined_as_long_as_less_contradicts_images(
         nothing = jnp.zeros((rounds, 2, units), bool)
         return adaptive.Disaggregated(found, jnp.full((rounds, 2), 99), nothing, nothing[:, 0])
 
-    def refine(found, certain, weights, second, public, gains_before):
+    def refine(found, certain, weights, second, public, gains_before, patterns):
         np.testing.assert_allclose(found.images, 1, rtol=1e-6)  # up to their gains, in each pass
         assert certain.all()
-        asked.append(gains_before)
-        return adaptive.PixelGains(gains, True, exact, contradicted[len(asked) - 1])
+        asked.append((patterns, gains_before))
+        number = sum(other == patterns for other, _ in asked) - 1
+        contradicted, exact = (by_patterns if patterns else by_activations)[number]
+        return adaptive.PixelGains(gains, True, bool(exact), contradicted)
 
     monkeypatch.setattr(adaptive, "_take_apart", take_apart)
     monkeypatch.setattr(adaptive, "refine", refine)
@@ -124,8 +128,12 @@ def test_gains_are_refined_as_long_as_less_contradicts_images(
     path = public.layers()[0][0]
     found = adaptive._gains(view, path, gradients, images, jax.random.key(0))
     assert found.contradicted == best
-    assert len(asked) == passes
-    assert [by_weights for _, by_weights in taken] == [False, *[True] * (passes - 1)]
-    for (lit, _), known in zip(taken[1:], asked[1:], strict=True):
-        np.testing.assert_allclose(known, gains)
+    each = len(by_activations), len(by_patterns)
+    assert [patterns for patterns, _ in asked] == [False] * each[0] + [True] * each[1]
+    # Without gains, once for both.
+    assert [by_weights for _, by_weights in taken] == [False] + [True] * (len(taken) - 1)
+    known = [gains_before for _, gains_before in asked if gains_before is not None]
+    assert len(known) == len(taken) - 1
+    for (lit, _), before in zip(taken[1:], known, strict=True):
+        np.testing.assert_allclose(before, gains)
         np.testing.assert_allclose(lit, gradients * np.append(gains, 1)[None, :, None], rtol=1e-6)

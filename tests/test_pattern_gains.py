@@ -113,12 +113,12 @@ def test_black_pixels_stay_black():
     assert ((solved > 0) == (guess > 0)).all()
 
 
-def test_where_next_to_all_are_mixtures_patterns_are_believed():
+def test_gains_of_mixtures_are_refined_by_patterns():
     _, found, gains, _, weights = seen(4, mixed=0.6, rounds=15)
     public = threat_model.PublicKnowledge(None, SHAPE, EACH, None, levels=LEVELS)
     certain = np.ones(found.certainty.shape, bool)
     with jax.enable_x64(True):
-        known = pixel_gains.refine(found, certain, weights, None, public)
+        known = pixel_gains.refine(found, certain, weights, None, public, patterns=True)
         by_steps = brightness.gains(found.images.reshape(-1, *SHAPE), jnp.asarray(certain.ravel()))
         other = pixel_gains.both(None, by_steps, found.images[certain], LEVELS).of_pixels
         wrong = np.asarray(pattern_gains.contradicted(found, other, weights))

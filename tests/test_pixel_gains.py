@@ -122,15 +122,6 @@ def test_gains_are_refined_to_exact_ones():
     assert alone.contradicted == 1
 
 
-def test_gains_that_steps_confirm_stand(monkeypatch):
-    monkeypatch.setattr(pixel_gains, "by_patterns", lambda *_: pytest.fail("others were sought"))
-    with jax.enable_x64(True):
-        found, gains, wrong, weights, second = _found(5, 0.3)
-        public = PUBLIC._replace(image_shape=SHAPE, levels=LEVELS)
-        known = pixel_gains.refine(found, np.ones(wrong.shape, bool), weights, second, public)
-    np.testing.assert_allclose(known.of_pixels, gains, rtol=1e-3)
-
-
 @given(st.integers(0, 2**31), st.floats(0.95, 1.05))
 def test_whole_steps_are_found_from_any_place_nearby(seed, off):
     _, truth, values = _drawn(seed, noise=1e-5)
