@@ -56,17 +56,20 @@ def quotients(values: np.ndarray, image_shape: tuple[int, ...]) -> Quotients:
     return Quotients(firsts[sure], seconds[sure], differences[sure], counts[sure])
 
 
-def flat_gains(values: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
+def flat_gains(
+    values: np.ndarray, image_shape: tuple[int, ...], known: Quotients | None = None
+) -> np.ndarray:
     """Find the gains of pixels.
 
     Args:
         values: as in `quotients`.
         image_shape: likewise.
+        known: what that finds, where it has been called already.
 
     Returns:
         [pixel], what to multiply each by; 0 where too few columns show it.
     """
-    known = quotients(values, image_shape)
+    known = known or quotients(values, image_shape)
     seen = np.zeros(values.shape[1], bool)
     seen[known.first] = seen[known.second] = True
     relative = np.where(seen, np.exp(_integrated(known, values.shape[1])), 0)

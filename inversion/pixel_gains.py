@@ -114,7 +114,7 @@ def by_patterns(
     """
     images = np.asarray(found.images)[certain]
     pairs = quotients(images, public.image_shape)
-    guess = flat_gains(images, public.image_shape) if gains is None else np.asarray(gains)
+    guess = flat_gains(images, public.image_shape, pairs) if gains is None else np.asarray(gains)
     solved = jnp.asarray(pattern_gains(found, certain, weights, guess, pairs))
     return solved * common_factor(jnp.asarray(images), solved, public.levels)
 

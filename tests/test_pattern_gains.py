@@ -15,8 +15,6 @@ pattern_gains, flat_gains, pixel_gains, brightness, nearby_gains, disaggregation
 )
 SHAPE, ROUNDS, EACH, UNITS, LEVELS = (8, 8, 1), 40, 6, 60, 255
 PIXELS = 64
-
-
 EDGE = np.arange(PIXELS) % SHAPE[1] == 0
 
 
@@ -50,7 +48,7 @@ def seen(seed, mixed=0.0, rounds=ROUNDS):
         jnp.asarray(silent),
         jnp.ones((rounds, UNITS), bool),
     )
-    return rng, found, gains, wrong, jnp.asarray(weights)
+    return rng, found, gains, jnp.asarray(weights)
 
 
 def errors(found, gains):
@@ -75,7 +73,7 @@ def nothing_in_common():
 
 
 def test_patterns_alone_mend_gains():
-    rng, found, gains, _, weights = seen(0)
+    rng, found, gains, weights = seen(0)
     guess = gains * np.exp(0.3 * rng.normal(size=PIXELS))
     (*before, _), (*after, _) = (
         errors(each, gains) for each in (guess, solve(found, weights, guess, nothing_in_common()))
@@ -85,7 +83,7 @@ def test_patterns_alone_mend_gains():
 
 @pytest.mark.parametrize("mixed", [0.0, 0.6])
 def test_where_neighbours_say_little_patterns_tell(mixed):
-    _, found, gains, _, weights = seen(1, mixed)
+    _, found, gains, weights = seen(1, mixed)
     values = np.asarray(found.images).reshape(-1, PIXELS)
     known, guess = flat_gains.quotients(values, SHAPE), flat_gains.flat_gains(values, SHAPE)
     at_edge, _, _ = errors(guess, gains)
@@ -98,7 +96,7 @@ def test_where_neighbours_say_little_patterns_tell(mixed):
 
 @pytest.mark.parametrize("factor", [0.6, 1.0, 1.7])
 def test_what_all_gains_have_in_common_is_what_contradicts_images_least(factor):
-    _, found, gains, _, weights = seen(2)
+    _, found, gains, weights = seen(2)
     certain = np.ones(found.certainty.shape, bool)
     with jax.enable_x64(True):
         found_again = pattern_gains._rescaled(found, certain, weights, factor * gains)
@@ -107,14 +105,14 @@ def test_what_all_gains_have_in_common_is_what_contradicts_images_least(factor):
 
 
 def test_black_pixels_stay_black():
-    rng, found, gains, _, weights = seen(3)
+    rng, found, gains, weights = seen(3)
     guess = gains * (rng.random(PIXELS) < 0.8)
     solved = solve(found, weights, guess, nothing_in_common())
     assert ((solved > 0) == (guess > 0)).all()
 
 
 def test_gains_of_mixtures_are_refined_by_patterns():
-    _, found, gains, _, weights = seen(4, mixed=0.6, rounds=15)
+    _, found, gains, weights = seen(4, mixed=0.6, rounds=15)
     public = threat_model.PublicKnowledge(None, SHAPE, EACH, None, levels=LEVELS)
     certain = np.ones(found.certainty.shape, bool)
     with jax.enable_x64(True):
