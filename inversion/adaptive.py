@@ -22,6 +22,7 @@ so it is of the aggregate of clients that send their own ratios, the mean of whi
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -35,10 +36,17 @@ from disaggregation import Disaggregated, disaggregate
 from label_inference import infer_labels
 from neighbours import capped
 from optimise import solve
-from pixel_gains import PixelGains, refine
+from pixel_gains import PixelGains, by_activations, by_patterns, evidence, refine
 from single_images import single_images
 from threat_model import PublicKnowledge, WindowView
-from window_gradients import follow_leaf, images_behind, is_one_ratio, layer_gradients, layer_rows
+from window_gradients import (
+    beyond_rank,
+    follow_leaf,
+    images_behind,
+    is_one_ratio,
+    layer_gradients,
+    layer_rows,
+)
 
 from fl.simulation.algorithms import MOMENTS
 from fl.simulation.models import CLASSES
@@ -48,7 +56,7 @@ from fl.simulation.training import sample_losses
 SCORED = 8
 # Images that are looked for in a round, at most; gradients of more are not taken apart.
 MOST_IMAGES = 16
-# Rounds whose images tell pixels' gains, at most: spread over the window.
+# Rounds whose images tell pixels' gains, at most, if several images are taken apart in each.
 ROUNDS_FOR_GAINS = 48
 # Times that their images are looked for, at most: gains tell images, and images gains.
 PASSES = 4
@@ -142,39 +150,49 @@ def _singled_out(gradients, public, gains=None):
 
 def _gains(view, path, gradients, images, key) -> PixelGains:
     """Gains of pixels, by images found in some rounds, and found better once gains are known."""
-    some = np.arange(-len(gradients), 0)[:: max(1, len(gradients) // ROUNDS_FOR_GAINS)]
+    some = _rounds_for_gains(gradients, images)
     gradients, weights = gradients[some], layer_rows(view.params, path, some)
-    second = _second_layer(view, some)
+    public = view.public
 
-    first = _take_apart(gradients, images, key)
-
-    def look(patterns, gains=None):
-        found = first
-        if gains is not None:
+    def look(gains=None):
+        if gains is None:
+            found = _take_apart(gradients, images, key)
+        else:
             found = _take_apart(_lit(gradients, gains), images, key, weights=weights)
             unlit = jnp.where(gains > 0, 1 / jnp.where(gains > 0, gains, 1), 0)
             found = found._replace(images=found.images * unlit[None, None])
-        certain = np.asarray(found.certainty >= CERTAIN)
-        return refine(found, certain, weights, second, view.public, gains, patterns)
+        return evidence(found, np.asarray(found.certainty >= CERTAIN), weights, public)
 
-    def passes(patterns):
-        best = look(patterns)
+    first = look()
+
+    def passes(way):
+        best = refine(first, way(first, public), public)
         for _ in range(PASSES - 1 if images > 1 else 0):
             if best.exact or not best.likely:
                 break
             # What was taken for black may be what few images show.
             unsure = jnp.where(best.of_pixels > 0, best.of_pixels, jnp.inf)
-            known = look(patterns, capped(unsure, view.public.image_shape))
+            gains = capped(unsure, public.image_shape)
+            again = look(gains)
+            known = refine(again, way(again, public, gains), public)
             if known.contradicted >= best.contradicted:
                 break
             best = known
         return best
 
-    best = passes(patterns=False)
+    best = passes(partial(by_activations, _second_layer(view, some)))
     if images == 1 or best.exact:
         return best
     # Those by patterns are made to contradict images little: a second choice.
-    return min(best, passes(patterns=True), key=lambda known: (not known.exact, known.contradicted))
+    return min(best, passes(by_patterns), key=lambda known: (not known.exact, known.contradicted))
+
+
+def _rounds_for_gains(gradients, images):
+    """The rounds to find gains by, as negative numbers: those of the soundest gradients."""
+    if images == 1:  # which take no time, and each shows some pixels
+        return np.arange(-len(gradients), 0)
+    soundest = np.argsort(beyond_rank(gradients, images), stable=True)[:ROUNDS_FOR_GAINS]
+    return np.sort(soundest) - len(gradients)
 
 
 def _second_layer(view, rounds):

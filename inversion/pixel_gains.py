@@ -61,104 +61,119 @@ class PixelGains(NamedTuple):
     contradicted: float = 0.0
 
 
-def refine(
-    found: Disaggregated,
-    certain: np.ndarray,
-    weights: jax.Array,
-    second: jax.Array | None,
-    public: PublicKnowledge,
-    gains: jax.Array | None = None,
-    patterns: bool = False,
-) -> PixelGains:
-    """Find the gains of pixels.
+class Evidence(NamedTuple):
+    """Images found in some rounds, and what tells the gains of their pixels.
 
-    Args:
-        found: in some rounds, [round, image, ...], each pixel up to a gain.
+    Attributes:
+        found: [round, image, ...], each pixel up to a gain.
         certain: bool [round, image], the images to rely on.
         weights: of the first layer in the same rounds, the bias as the last row,
             [round, pixels + 1, units].
-        second: the gradients of the second layer, if it is dense, each row up to a factor,
-            likewise, [round, units + 1, outputs].
-        public: of which the shape of images and their steps of intensity matter here.
-        gains: as they are known so far, [pixel]; None if they are not.
-        patterns: whether to find those that steps do not by patterns, in place of activations.
+        of_steps: gains by the steps of intensity.
     """
-    solved = None
-    if patterns and certain.any():
-        solved = by_patterns(found, certain, weights, public, gains)
-    elif second is not None and not patterns:
-        with suppress(TooFewEquationsError):
-            solved = by_activations(found, certain, weights, second, public.image_shape, gains)
+
+    found: Disaggregated
+    certain: np.ndarray
+    weights: jax.Array
+    of_steps: Gains
+
+
+def evidence(
+    found: Disaggregated, certain: np.ndarray, weights: jax.Array, public: PublicKnowledge
+) -> Evidence:
+    """Look for steps of intensity in images.
+
+    Args:
+        found: as in `Evidence`.
+        certain: likewise.
+        weights: likewise.
+        public: of which the shape of images and their steps of intensity matter here.
+    """
     pictures = found.images.reshape(-1, *public.image_shape)
     of_steps = gains_by_steps(pictures, jnp.asarray(certain.ravel()), public.levels)
-    known = both(solved, of_steps, found.images[certain], public.levels)
-    wrong = np.asarray(contradicted(found, known.of_pixels, weights))[certain]
+    return Evidence(found, certain, weights, of_steps)
+
+
+def refine(seen: Evidence, solved: jax.Array | None, public: PublicKnowledge) -> PixelGains:
+    """Find the gains of pixels.
+
+    Args:
+        seen: the images, and what steps say of them.
+        solved: what `by_activations` or `by_patterns` makes of them.
+        public: as in `evidence`.
+    """
+    images = seen.found.images[seen.certain]
+    known = both(solved, seen.of_steps, images, public.levels)
+    wrong = np.asarray(contradicted(seen.found, known.of_pixels, seen.weights))[seen.certain]
     return known._replace(contradicted=float(np.quantile(wrong, BEST)) if len(wrong) else 1.0)
 
 
 def by_patterns(
-    found: Disaggregated,
-    certain: np.ndarray,
-    weights: jax.Array,
-    public: PublicKnowledge,
-    gains: jax.Array | None = None,
-) -> jax.Array:
-    """Find gains [pixel] by what neighbours have in common and which units images activate.
+    seen: Evidence, public: PublicKnowledge, gains: jax.Array | None = None
+) -> jax.Array | None:
+    """Find gains by what neighbours have in common and which units images activate.
 
     Args:
-        found: as in `refine`.
-        certain: likewise, one at least.
-        weights: likewise.
-        public: likewise.
-        gains: likewise.
+        seen: the images.
+        public: as in `evidence`.
+        gains: as they are known so far, [pixel]; None if they are not.
+
+    Returns:
+        Gains [pixel]; None without an image to rely on.
     """
-    images = np.asarray(found.images)[certain]
+    if not seen.certain.any():
+        return None
+    images = np.asarray(seen.found.images)[seen.certain]
     pairs = quotients(images, public.image_shape)
     guess = flat_gains(images, public.image_shape, pairs) if gains is None else np.asarray(gains)
-    solved = jnp.asarray(pattern_gains(found, certain, weights, guess, pairs))
+    solved = jnp.asarray(pattern_gains(seen.found, seen.certain, seen.weights, guess, pairs))
     return solved * common_factor(jnp.asarray(images), solved, public.levels)
 
 
 def by_activations(
-    found: Disaggregated,
-    certain: np.ndarray,
-    weights: jax.Array,
-    second: jax.Array,
-    image_shape: tuple[int, ...],
+    second: jax.Array | None,
+    seen: Evidence,
+    public: PublicKnowledge,
     gains: jax.Array | None = None,
-) -> jax.Array:
-    """Find gains [pixel] by what the second layer saw of the images.
+) -> jax.Array | None:
+    """Find gains by what the second layer saw of the images.
 
     Args:
-        found: as in `refine`.
-        certain: likewise.
-        weights: likewise.
-        second: likewise.
-        image_shape: (height, width, channels).
-        gains: likewise.
+        second: the gradients of that layer, if it is dense, in the same rounds, each row up to a
+            factor, [round, units + 1, outputs].
+        seen: the images.
+        public: as in `evidence`.
+        gains: as in `by_patterns`.
 
-    Raises:
-        activations.TooFewEquationsError: where too few images show their activations.
+    Returns:
+        Gains [pixel]; None where too few images show their activations.
     """
-    shown = [of_images(*each) for each in zip(second, found.silent, strict=True)]
+    if second is None:
+        return None
+    with suppress(TooFewEquationsError):
+        return jnp.asarray(_by_activations(second, seen, public.image_shape, gains))
+    return None
+
+
+def _by_activations(second, seen, image_shape, gains):
+    shown = [of_images(*each) for each in zip(second, seen.found.silent, strict=True)]
     activations, reliable = (np.stack(each) for each in zip(*shown, strict=True))
-    number, image = np.nonzero(reliable & certain)
-    images, activations = np.asarray(found.images)[number, image], activations[number, image]
+    number, image = np.nonzero(reliable & seen.certain)
+    images, activations = np.asarray(seen.found.images)[number, image], activations[number, image]
     if not len(images):
         raise TooFewEquationsError("no image shows its activations")
-    seen = np.asarray(weights)
-    if found.images.shape[1] == 1:  # which is no mixture of several
-        solved = gains_by_activations(images, activations, number, seen, brightest(images))
-        return jnp.asarray(solved)
+    weights = np.asarray(seen.weights)
+    if seen.found.images.shape[1] == 1:  # which is no mixture of several
+        return gains_by_activations(images, activations, number, weights, brightest(images))
     for _ in range(SOLUTIONS):
         judged = brightest(images) if gains is None else gains
-        wrong = np.asarray(contradicted(found, judged, weights))[number, image]
+        wrong = np.asarray(contradicted(seen.found, judged, seen.weights))[number, image]
         good = wrong <= max(CLEAR, BEYOND * np.quantile(wrong, BEST))
         guess = capped(brightest(images[good]) if gains is None else gains, image_shape)
         gains = gains_by_activations(
-            images[good], activations[good], number[good], seen, np.asarray(guess)
+            images[good], activations[good], number[good], weights, np.asarray(guess)
         )
-    return jnp.asarray(gains)
+    return gains
 
 
 def both(gains: jax.Array | None, of_steps: Gains, images: jax.Array, levels: int) -> PixelGains:

@@ -1,12 +1,15 @@
 """Gradients behind the observations of a window: the ratio undone, and calibrated."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from calibration import calibrate
 from drift import follow_drift
+from jax import lax
 from ratio import Decay, differences, follow, rounding_of
+from row_factors import size_of
 from threat_model import WindowView, layer_params
 
 from fl.simulation.algorithms import MOMENTS
@@ -53,6 +56,31 @@ def layer_gradients(view: WindowView, path: tuple[str, ...]) -> jax.Array:
     scales = calibrate(y, rank).scales
     # Of a single gradient, an observation is undone without an error that would add up.
     return y * (scales[None] if gradients_behind(view) == 1 else follow_drift(y, rank, scales))
+
+
+@partial(jax.jit, static_argnames="rank")
+def beyond_rank(gradients: jax.Array, rank: int) -> jax.Array:
+    """Tell how wrong gradients are: the share of each round's, in norm, that is beyond the rank.
+
+    Where a round's gradients are small beside those of other rounds, rounding is large beside them.
+
+    Args:
+        gradients: [round, row, unit], as of `layer_gradients`.
+        rank: of a round's gradient at most.
+
+    Returns:
+        [round], from 0 to 1; 0 where there is no gradient.
+    """
+    # As in calibration: neither bright pixels nor units of large gradients shall decide.
+    gradients /= size_of(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2), keepdims=True)))
+    gradients /= size_of(jnp.linalg.norm(gradients, axis=1, keepdims=True))
+
+    def of_round(gradient):
+        squares = jnp.linalg.eigvalsh(gradient.T @ gradient)  # the largest come last
+        beyond = jnp.maximum(squares[: len(squares) - rank].sum(), 0)
+        return jnp.sqrt(beyond / size_of(squares.sum()))
+
+    return lax.map(of_round, gradients)
 
 
 def follow_leaf(view: WindowView, leaf: jax.Array, sent: jax.Array) -> jax.Array:

@@ -8,7 +8,9 @@ from experiments import load
 
 from fl.simulation import algorithms, models
 
-adaptive, attacks, threat_model = load("inversion", "adaptive", "attacks", "threat_model")
+adaptive, attacks, threat_model, window_gradients = load(
+    "inversion", "adaptive", "attacks", "threat_model", "window_gradients"
+)
 SHAPE, BATCH, ROUNDS = (4, 4, 1), 2, 30
 
 
@@ -87,6 +89,32 @@ def test_more_images_than_can_be_told_apart_are_found_where_they_stand_alone(mon
     assert not found[:, 1:].any()
 
 
+def test_gains_come_from_the_soundest_rounds_or_of_single_images_from_all(monkeypatch):
+    rng = np.random.default_rng(0)
+    rounds, rank = 7, 2
+    sound = rng.normal(size=(rounds, 17, rank)) @ rng.normal(size=(rounds, rank, 9))
+    error = np.array([0, 0.3, 0, 0.01, 0, 1, 0.02])[:, None, None]
+    gradients = jnp.asarray(sound + error * rng.normal(size=sound.shape))
+    assert adaptive._rounds_for_gains(gradients, rank).tolist() == list(range(-rounds, 0))
+    monkeypatch.setattr(adaptive, "ROUNDS_FOR_GAINS", 4)
+    assert adaptive._rounds_for_gains(gradients, rank).tolist() == [-7, -5, -4, -3]
+    assert adaptive._rounds_for_gains(gradients, 1).tolist() == list(range(-rounds, 0))
+
+
+def test_what_is_beyond_the_rank_is_told_in_each_round():
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        sound = rng.normal(size=(2, 12, 2)) @ rng.normal(size=(2, 2, 8))
+        gains = rng.uniform(0.01, 100, (1, 12, 1)) * rng.uniform(0.01, 100, (1, 1, 8))
+        sound = jnp.asarray(sound * gains).at[1, :, :3].set(0)  # silent units say nothing
+        assert (window_gradients.beyond_rank(sound, 2) < 1e-7).all()
+        # Of four directions alike, two are beyond a rank of two: half of the energy.
+        shares = window_gradients.beyond_rank(jnp.eye(4)[None], 2)
+        nothing = window_gradients.beyond_rank(jnp.zeros((3, 12, 8)), 2)
+    np.testing.assert_allclose(shares, [0.5**0.5], rtol=1e-6)
+    assert not nothing.any()
+
+
 @pytest.mark.parametrize(
     ("images", "by_activations", "by_patterns", "best"),
     [
@@ -113,15 +141,23 @@ def test_gains_are_refined_as_long_as_less_contradicts_images(
         nothing = jnp.zeros((rounds, 2, units), bool)
         return adaptive.Disaggregated(found, jnp.full((rounds, 2), 99), nothing, nothing[:, 0])
 
-    def refine(found, certain, weights, second, public, gains_before, patterns):
+    def evidence(found, certain, *_):
         np.testing.assert_allclose(found.images, 1, rtol=1e-6)  # up to their gains, in each pass
         assert certain.all()
+
+    def way(patterns, seen, public, gains_before=None):
         asked.append((patterns, gains_before))
         number = sum(other == patterns for other, _ in asked) - 1
-        contradicted, exact = (by_patterns if patterns else by_activations)[number]
+        return (by_patterns if patterns else by_activations)[number]
+
+    def refine(seen, solved, public):
+        contradicted, exact = solved
         return adaptive.PixelGains(gains, True, bool(exact), contradicted)
 
     monkeypatch.setattr(adaptive, "_take_apart", take_apart)
+    monkeypatch.setattr(adaptive, "evidence", evidence)
+    monkeypatch.setattr(adaptive, "by_activations", lambda second, *given: way(False, *given))
+    monkeypatch.setattr(adaptive, "by_patterns", lambda *given: way(True, *given))
     monkeypatch.setattr(adaptive, "refine", refine)
     monkeypatch.setattr(adaptive, "_second_layer", lambda *_: None)
     public, view = seen(algorithms.secadam(), 1.0, 1, noisy=False)

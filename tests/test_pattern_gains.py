@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from experiments import load
 
-pattern_gains, flat_gains, pixel_gains, brightness, nearby_gains, disaggregation, threat_model = (
-    load(
-        "inversion",
-        *("pattern_gains", "flat_gains", "pixel_gains", "brightness", "nearby_gains"),
-        *("disaggregation", "threat_model"),
-    )
+pattern_gains, flat_gains, pixel_gains, nearby_gains, disaggregation, threat_model = load(
+    "inversion",
+    *("pattern_gains", "flat_gains", "pixel_gains", "nearby_gains"),
+    *("disaggregation", "threat_model"),
 )
 SHAPE, ROUNDS, EACH, UNITS, LEVELS = (8, 8, 1), 40, 6, 60, 255
 PIXELS = 64
@@ -116,9 +114,9 @@ def test_gains_of_mixtures_are_refined_by_patterns():
     public = threat_model.PublicKnowledge(None, SHAPE, EACH, None, levels=LEVELS)
     certain = np.ones(found.certainty.shape, bool)
     with jax.enable_x64(True):
-        known = pixel_gains.refine(found, certain, weights, None, public, patterns=True)
-        by_steps = brightness.gains(found.images.reshape(-1, *SHAPE), jnp.asarray(certain.ravel()))
-        other = pixel_gains.both(None, by_steps, found.images[certain], LEVELS).of_pixels
+        images = pixel_gains.evidence(found, certain, weights, public)
+        known = pixel_gains.refine(images, pixel_gains.by_patterns(images, public), public)
+        other = pixel_gains.refine(images, None, public).of_pixels
         wrong = np.asarray(pattern_gains.contradicted(found, other, weights))
     assert known.likely
     assert known.contradicted < np.quantile(wrong, pixel_gains.BEST)

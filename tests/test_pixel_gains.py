@@ -13,10 +13,12 @@ from fl.simulation import algorithms, models
 pixel_gains, brightness, nearby_gains, disaggregation, threat_model = load(
     "inversion", "pixel_gains", "brightness", "nearby_gains", "disaggregation", "threat_model"
 )
-PUBLIC = threat_model.PublicKnowledge(models.MODELS["lenet"](), (8, 8, 1), 1, algorithms.secadam())
 
 IMAGES, SHAPE, LEVELS = 40, (8, 8, 1), 255
 PIXELS = 64
+PUBLIC = threat_model.PublicKnowledge(
+    models.MODELS["lenet"](), SHAPE, 1, algorithms.secadam(), levels=LEVELS
+)
 
 
 def _drawn(seed, noise=1e-4):
@@ -101,7 +103,8 @@ def test_mixtures_are_told_from_images_and_left_out(mixed):
         found, gains, wrong, weights, second = _found(4, mixed)
         shares = np.asarray(pixel_gains.contradicted(found, jnp.asarray(gains), weights))
         certain = np.ones(wrong.shape, bool)
-        solved = pixel_gains.by_activations(found, certain, weights, second, SHAPE)
+        images = pixel_gains.evidence(found, certain, weights, PUBLIC)
+        solved = pixel_gains.by_activations(second, images, PUBLIC)
     assert (shares[~wrong] == 0).all()
     assert (shares[wrong] > 0.05).all()
     np.testing.assert_allclose(solved, gains, rtol=1e-3)
@@ -110,10 +113,15 @@ def test_mixtures_are_told_from_images_and_left_out(mixed):
 def test_gains_are_refined_to_exact_ones():
     with jax.enable_x64(True):
         found, gains, wrong, weights, second = _found(5, 0.3)
-        public = PUBLIC._replace(image_shape=SHAPE, levels=LEVELS)
         certain = np.ones(wrong.shape, bool)
-        known = pixel_gains.refine(found, certain, weights, second, public)
-        alone = pixel_gains.refine(found, certain & False, weights, second, public)
+        images = pixel_gains.evidence(found, certain, weights, PUBLIC)
+        known = pixel_gains.refine(
+            images, pixel_gains.by_activations(second, images, PUBLIC), PUBLIC
+        )
+        none = pixel_gains.evidence(found, certain & False, weights, PUBLIC)
+        assert pixel_gains.by_patterns(none, PUBLIC) is None
+        assert pixel_gains.by_activations(second, none, PUBLIC) is None
+        alone = pixel_gains.refine(none, None, PUBLIC)
     assert known.exact
     assert known.likely
     assert known.contradicted == 0
