@@ -99,7 +99,7 @@ def same(first, second):
 
 def run_python(*arguments, **options):
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, **options
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=900, **options
     )
 
 
