@@ -56,8 +56,8 @@ from fl.simulation.training import sample_losses
 SCORED = 8
 # Images that are looked for in a round, at most; gradients of more are not taken apart.
 MOST_IMAGES = 16
-# Rounds whose images tell pixels' gains, at most, if several images are taken apart in each.
-ROUNDS_FOR_GAINS = 48
+# Images that tell pixels' gains, at most: those of all rounds, or if these are too many, of some.
+IMAGES_FOR_GAINS = 768
 # Times that their images are looked for, at most: gains tell images, and images gains.
 PASSES = 4
 # Zero derivatives from which an image is relied on.
@@ -189,10 +189,8 @@ def _gains(view, path, gradients, images, key) -> PixelGains:
 
 def _rounds_for_gains(gradients, images):
     """The rounds to find gains by, as negative numbers: those of the soundest gradients."""
-    if images == 1:  # which take no time, and each shows some pixels
-        return np.arange(-len(gradients), 0)
-    soundest = np.argsort(beyond_rank(gradients, images), stable=True)[:ROUNDS_FOR_GAINS]
-    return np.sort(soundest) - len(gradients)
+    soundest = np.argsort(beyond_rank(gradients, images), stable=True)
+    return np.sort(soundest[: IMAGES_FOR_GAINS // images]) - len(gradients)
 
 
 def _second_layer(view, rounds):

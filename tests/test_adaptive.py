@@ -89,14 +89,14 @@ def test_more_images_than_can_be_told_apart_are_found_where_they_stand_alone(mon
     assert not found[:, 1:].any()
 
 
-def test_gains_come_from_the_soundest_rounds_or_of_single_images_from_all(monkeypatch):
+def test_gains_come_from_the_soundest_rounds_and_of_few_images_from_all(monkeypatch):
     rng = np.random.default_rng(0)
     rounds, rank = 7, 2
     sound = rng.normal(size=(rounds, 17, rank)) @ rng.normal(size=(rounds, rank, 9))
     error = np.array([0, 0.3, 0, 0.01, 0, 1, 0.02])[:, None, None]
     gradients = jnp.asarray(sound + error * rng.normal(size=sound.shape))
     assert adaptive._rounds_for_gains(gradients, rank).tolist() == list(range(-rounds, 0))
-    monkeypatch.setattr(adaptive, "ROUNDS_FOR_GAINS", 4)
+    monkeypatch.setattr(adaptive, "IMAGES_FOR_GAINS", 4 * rank)
     assert adaptive._rounds_for_gains(gradients, rank).tolist() == [-7, -5, -4, -3]
     assert adaptive._rounds_for_gains(gradients, 1).tolist() == list(range(-rounds, 0))
 
