@@ -77,7 +77,7 @@ def beyond_rank(gradients: jax.Array, rank: int) -> jax.Array:
 
     def of_round(gradient):
         squares = jnp.linalg.eigvalsh(gradient.T @ gradient)  # the largest come last
-        beyond = jnp.maximum(squares[: len(squares) - rank].sum(), 0)
+        beyond = jnp.maximum(squares[: max(0, len(squares) - rank)].sum(), 0)
         return jnp.sqrt(beyond / size_of(squares.sum()))
 
     return lax.map(of_round, gradients)
