@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from calibration import QUIET, UNITS, WORST, improve, random_spaces, weigh
-from row_factors import root_share, size_of
+from row_factors import evened, root_share, size_of
 
 # Rounds whose factors are taken for the same, and iterations to find them.
 BLOCK, ITERATIONS = 16, 6
@@ -70,8 +70,6 @@ def _near(found, known):
 @jax.jit
 def _misfit(y, scales, spaces):
     """The share of each unit's gradient, in norm, that has no place within the row spaces."""
-    gradients = y * scales[None]
-    gradients /= size_of(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2), keepdims=True)))
-    gradients /= size_of(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
+    gradients = evened(y * scales[None])
     spaces = jnp.linalg.qr(gradients.mT @ (gradients @ spaces))[0]
     return root_share((gradients - (gradients @ spaces) @ spaces.mT) ** 2, gradients**2, (0, 1))

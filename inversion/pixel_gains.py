@@ -17,7 +17,6 @@ Where next to all are mixtures, as of two clients with eight images each, activa
 mostly have in common, which holds of mixtures too, and by which units images activate.
 """
 
-from contextlib import suppress
 from typing import NamedTuple
 
 import jax
@@ -150,9 +149,10 @@ def by_activations(
     """
     if second is None:
         return None
-    with suppress(TooFewEquationsError):
+    try:
         return jnp.asarray(_by_activations(second, seen, public.image_shape, gains))
-    return None
+    except TooFewEquationsError:
+        return None
 
 
 def _by_activations(second, seen, image_shape, gains):

@@ -85,6 +85,16 @@ def root_share(part: jax.Array, whole: jax.Array, axes: tuple[int, ...]) -> jax.
     return jnp.sqrt(jnp.sum(part, axis=axes) / size_of(jnp.sum(whole, axis=axes)))
 
 
+def evened(gradients: jax.Array) -> jax.Array:
+    """Gradients [round, row, unit] in which no bright pixel and no unit of large ones decides.
+
+    Each row is brought to a root mean square of 1 over all rounds, then each unit's column in each
+    round to a norm of 1; what is zero stays so.
+    """
+    gradients /= size_of(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2), keepdims=True)))
+    return gradients / size_of(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
+
+
 def size_of(x: jax.Array) -> jax.Array:
     """A size to divide by: 1 where there is none."""
     return jnp.where(x > 0, x, 1)

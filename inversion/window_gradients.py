@@ -9,7 +9,7 @@ from calibration import calibrate
 from drift import follow_drift
 from jax import lax
 from ratio import Decay, differences, follow, rounding_of
-from row_factors import size_of
+from row_factors import evened, size_of
 from threat_model import WindowView, layer_params
 
 from fl.simulation.algorithms import MOMENTS
@@ -71,16 +71,13 @@ def beyond_rank(gradients: jax.Array, rank: int) -> jax.Array:
     Returns:
         [round], from 0 to 1; 0 where there is no gradient.
     """
-    # As in calibration: neither bright pixels nor units of large gradients shall decide.
-    gradients /= size_of(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2), keepdims=True)))
-    gradients /= size_of(jnp.linalg.norm(gradients, axis=1, keepdims=True))
 
     def of_round(gradient):
         squares = jnp.linalg.eigvalsh(gradient.T @ gradient)  # the largest come last
         beyond = jnp.maximum(squares[: max(0, len(squares) - rank)].sum(), 0)
         return jnp.sqrt(beyond / size_of(squares.sum()))
 
-    return lax.map(of_round, gradients)
+    return lax.map(of_round, evened(gradients))
 
 
 def follow_leaf(view: WindowView, leaf: jax.Array, sent: jax.Array) -> jax.Array:
