@@ -183,8 +183,7 @@ def _gains(view, path, gradients, images, key) -> PixelGains:
     best = passes(partial(by_activations, _second_layer(view, some)))
     if images == 1 or best.exact:
         return best
-    # Those by patterns are made to contradict images little: a second choice.
-    return min(best, passes(by_patterns), key=lambda known: (not known.exact, known.contradicted))
+    return min(best, passes(by_patterns), key=lambda known: known.contradicted)
 
 
 def _rounds_for_gains(gradients, images):
