@@ -122,7 +122,8 @@ def test_what_is_beyond_the_rank_is_told_in_each_round():
         (3, [(0.3, 0), (0.2, 0), (0.25, 0)], [(0.4, 0), (0.1, 1)], 0.1),
         (3, [(0.4, 0), (0.3, 0), (0.2, 0), (0.1, 0)], [(0.5, 0), (0.5, 0)], 0.1),
         (3, [(0.3, 0), (0.2, 1)], [], 0.2),  # exact ones need no others
-        (3, [(0.3, 0), (0.3, 0)], [(0.4, 1)], 0.4),  # and are better than what is not exact
+        # Of both ways, that which contradicts images less: most gains may seem exact by chance.
+        (3, [(0.3, 0), (0.3, 0)], [(0.4, 1)], 0.3),
         (1, [(0.3, 0)], [], 0.3),  # nothing to take apart
     ],
 )
