@@ -119,15 +119,15 @@ def gains(
     images = images * guess
     chosen = np.random.default_rng(0).permutation(len(which))[:EQUATIONS]
     which, unit = which[chosen], unit[chosen]
-    seen = weights[rounds[which], :, unit]
-    equations = seen.copy()
+    equations = weights[rounds[which], :, unit]
     equations[:, :-1] *= images[which]
     # An image's equations as relative to what its activations should be.
     energy = np.bincount(which, (equations[:, :-1] ** 2).sum(1), len(images))
     energy /= np.maximum(np.bincount(which, minlength=len(images)), 1)
     size = np.sqrt(np.where(energy > 0, energy, 1))[which]
+    equations /= size[:, None]
     equations = _Equations(
-        *map(jnp.asarray, (equations / size[:, None], activations[which, unit] / size, which, unit))
+        *map(jnp.asarray, (equations, activations[which, unit] / size, which, unit))
     )
     solution, error = _robust(equations, len(images), activations.shape[1])
     relative, common = np.asarray(solution[:-1]), float(solution[-1])

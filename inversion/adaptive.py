@@ -33,6 +33,7 @@ import optax
 from analytic import least_squares
 from calibration import CannotCalibrateError
 from disaggregation import Disaggregated, disaggregate
+from jax import lax
 from label_inference import infer_labels
 from neighbours import capped
 from optimise import solve
@@ -132,11 +133,11 @@ def _by_rank(view, path, key):
     gradients = layer_gradients(view, path)
     if images > MOST_IMAGES:
         return _as_images(_singled_out(gradients, public), public)
-    gains = _gains(view, path, gradients, images, key)
+    last, some = gradients[-SCORED:], _rounds_for_gains(gradients, images)
+    gradients = gradients[some]  # from here on, of all rounds there is one copy at most
+    gains = _gains(view, path, some, gradients, images, key)
     weights = layer_rows(view.params, path, slice(-SCORED, None)) if gains.likely else None
-    found = _take_apart(
-        _lit(gradients[-SCORED:], gains.of_pixels), images, key, gains.likely, weights
-    )
+    found = _take_apart(_lit(last, gains.of_pixels), images, key, gains.likely, weights)
     return _as_images(found.images, public)
 
 
@@ -148,11 +149,9 @@ def _singled_out(gradients, public, gains=None):
     )
 
 
-def _gains(view, path, gradients, images, key) -> PixelGains:
+def _gains(view, path, some, gradients, images, key) -> PixelGains:
     """Gains of pixels, by images found in some rounds, and found better once gains are known."""
-    some = _rounds_for_gains(gradients, images)
-    gradients, weights = gradients[some], layer_rows(view.params, path, some)
-    public = view.public
+    weights, public = layer_rows(view.params, path, some), view.public
 
     def look(gains=None):
         if gains is None:
@@ -211,7 +210,7 @@ def _lit(gradients, gains):
 def _take_apart(gradients, images, key, bounded=False, weights=None):
     """`Disaggregated` [round, ...], the images that are surest first."""
     if images == 1:  # there is nothing to take apart
-        found = jax.vmap(least_squares)(gradients[:, :-1], gradients[:, -1])
+        found = lax.map(lambda gradient: least_squares(gradient[:-1], gradient[-1]), gradients)
         certainty = jnp.full((len(found), 1), CERTAIN)
         heard = jnp.ones_like(gradients[:, -1], bool)
         return Disaggregated(found[:, None], certainty, gradients[:, -1:] == 0, heard)

@@ -18,7 +18,6 @@ little weight in V_t, so that its error hardly comes back: on a client's own rat
 falls from 5 % to the rounding of single precision in 20 such iterations.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -81,8 +80,7 @@ def calibrate(y: jax.Array, rank: int, iterations: int = ITERATIONS) -> Calibrat
         )
     most = min(max(UNITS, UNITS_A_SAMPLE * rank), active)
     chosen = jnp.sort(jnp.argsort(-activity)[:most])
-    loud = y * (jnp.abs(y[:, -1:]) > QUIET)
-    some = loud[:, :, chosen]
+    some = _loud(y[:, :, chosen])
     scales, spaces = _first_guess(some), random_spaces(some, rank)
     weights = jnp.ones(len(y), y.dtype), jnp.ones(y.shape[1], y.dtype)
     for number in range(iterations):
@@ -90,9 +88,13 @@ def calibrate(y: jax.Array, rank: int, iterations: int = ITERATIONS) -> Calibrat
         if number >= UNWEIGHED:
             weights = weigh(*residuals)
     scales = scales / size_of(scales[-1:])
-    guess = _first_guess(loud, scales)
-    scales = _extend(loud, guess, scales, some, spaces, chosen, weights[0])
+    scales = _extend(y, scales, some, spaces, chosen, weights[0])
     return Calibration(scales, residuals[0])
+
+
+def _loud(y):
+    """Without the rounds in which a unit was not active."""
+    return y * (jnp.abs(y[..., -1:, :]) > QUIET)
 
 
 def _first_guess(y, like=None):
@@ -157,31 +159,34 @@ def improve(
 
 
 @jax.jit
-def _extend(y, guess, scales, some, spaces, chosen, of_rounds):
+def _extend(y, scales, some, spaces, chosen, of_rounds):
     """Factors of all units, from the column spaces that the calibrated ones span in each round.
 
     A unit's factors are the vector s, 1 for the bias, for which sum_t |(1 - U_t U_t') (s * y_t)|^2
     is smallest: a linear system.
     """
+    guess = _first_guess(_loud(y), scales)
     gradients = some * scales[None]
     rows = 1 / size_of(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2))))[:, None]
     gradients *= rows[None]
     gradients /= size_of(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
     bases = jnp.linalg.qr(gradients @ spaces)[0]
     known = jnp.zeros_like(guess).at[:, chosen].set(scales * rows)
-    units = jnp.moveaxis(y, 2, 0), (guess * rows).T, known.T
-    found, misfit = lax.map(
-        partial(_extend_to, bases, of_rounds), units, batch_size=UNITS_AT_A_TIME
-    )
+    guess *= rows
+
+    def extend_to(unit):
+        column = _loud(y[:, :, unit, None])[:, :, 0]  # taken here, so that no copy of all is made
+        return _extend_to(bases, of_rounds, column, guess[:, unit], known[:, unit])
+
+    found, misfit = lax.map(extend_to, jnp.arange(y.shape[2]), batch_size=UNITS_AT_A_TIME)
     # Units that were hardly ever active, or whose factors have not been found, would spoil others.
     fits = misfit <= WORST * jnp.median(misfit[chosen])
     found = jnp.where(fits[None], found.T / rows, 0)
     return found / size_of(found[-1:])
 
 
-def _extend_to(bases, of_rounds, unit):
+def _extend_to(bases, of_rounds, y, guess, known):
     """The factors of a unit [row], as they are known or by conjugate gradients; and its misfit."""
-    y, guess, known = unit
     size = size_of(jnp.sum((y * guess[None]) ** 2, axis=1))
     weight = (of_rounds * jnp.where(y[:, -1] != 0, 1 / size, 0))[:, None]
 

@@ -75,7 +75,9 @@ def contradicted(found: Disaggregated, gains: jax.Array, weights: jax.Array) -> 
         weights: as in `pattern_gains`.
     """
     images = jnp.clip(found.images * gains[None, None], 0, 1)
-    active = images @ weights[:, :-1] + weights[:, -1:] > 0
+    # A 1 for the bias takes less than the weights without it would.
+    images = jnp.pad(images, ((0, 0), (0, 0), (0, 1)), constant_values=1)
+    active = images @ weights > 0
     wrong = (active == found.silent) & found.heard[:, None]
     return wrong.sum(2) / jnp.maximum(found.heard.sum(1), 1)[:, None]
 

@@ -25,6 +25,7 @@ no gradient now     r_t = b1 r_(t-1) / sqrt(b2) up to rounding: x = 0
 ==================  ============================================================================
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -76,7 +77,7 @@ def corrections(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Of the second, single precision loses digits at first: where a client's processor rounds
     otherwise, the first rounds' gradients are off by up to 6e-5 of their size.
     """
-    with jax.enable_x64(False):
+    with jax.enable_x64(False), jax.ensure_compile_time_eval():
         counts = jnp.asarray(counts, jnp.int32)
         return tuple(np.asarray(1 - decay**counts, float) for decay in (B1, B2))
 
@@ -119,6 +120,7 @@ def solve(
     return jnp.where(at_rest | (jnp.abs(x) < SMALLEST), 0, x)
 
 
+@partial(jax.jit, static_argnames=("first", "decay", "local_steps", "kappa"))
 def follow(
     ratios: jax.Array,
     first: int,

@@ -91,8 +91,17 @@ def evened(gradients: jax.Array) -> jax.Array:
     Each row is brought to a root mean square of 1 over all rounds, then each unit's column in each
     round to a norm of 1; what is zero stays so.
     """
-    gradients /= size_of(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2), keepdims=True)))
-    return gradients / size_of(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
+    return even_columns(gradients / row_sizes(gradients)[None])
+
+
+def row_sizes(gradients: jax.Array) -> jax.Array:
+    """Root mean square of each row over all rounds [row, 1], 1 where it is zero."""
+    return size_of(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2))))[:, None]
+
+
+def even_columns(gradients: jax.Array) -> jax.Array:
+    """Gradients [..., row, unit] with each unit's column brought to a norm of 1, if it has any."""
+    return gradients / size_of(jnp.sqrt(jnp.sum(gradients**2, axis=-2, keepdims=True)))
 
 
 def size_of(x: jax.Array) -> jax.Array:

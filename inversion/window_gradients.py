@@ -9,7 +9,7 @@ from calibration import calibrate
 from drift import follow_drift
 from jax import lax
 from ratio import Decay, differences, follow, rounding_of
-from row_factors import evened, size_of
+from row_factors import even_columns, row_sizes, size_of
 from threat_model import WindowView, layer_params
 
 from fl.simulation.algorithms import MOMENTS
@@ -51,8 +51,7 @@ def layer_gradients(view: WindowView, path: tuple[str, ...]) -> jax.Array:
     """
     rank = images_behind(view)
     layer, sent = (layer_params(tree, path) for tree in (view.observations, view.params))
-    kernel, bias = (follow_leaf(view, layer[name], sent[name]) for name in ("kernel", "bias"))
-    y = jnp.concatenate([kernel, bias[:, None]], axis=1)
+    y = _with_bias(*(follow_leaf(view, layer[name], sent[name]) for name in ("kernel", "bias")))
     scales = calibrate(y, rank).scales
     # Of a single gradient, an observation is undone without an error that would add up.
     return y * (scales[None] if gradients_behind(view) == 1 else follow_drift(y, rank, scales))
@@ -72,12 +71,15 @@ def beyond_rank(gradients: jax.Array, rank: int) -> jax.Array:
         [round], from 0 to 1; 0 where there is no gradient.
     """
 
-    def of_round(gradient):
+    rows = row_sizes(gradients)
+
+    def of_round(gradient):  # one after the other, so that there is no second copy of all
+        gradient = even_columns(gradient / rows)
         squares = jnp.linalg.eigvalsh(gradient.T @ gradient)  # the largest come last
         beyond = jnp.maximum(squares[: max(0, len(squares) - rank)].sum(), 0)
         return jnp.sqrt(beyond / size_of(squares.sum()))
 
-    return lax.map(of_round, evened(gradients))
+    return lax.map(of_round, gradients)
 
 
 def follow_leaf(view: WindowView, leaf: jax.Array, sent: jax.Array) -> jax.Array:
@@ -105,5 +107,9 @@ def follow_leaf(view: WindowView, leaf: jax.Array, sent: jax.Array) -> jax.Array
 def layer_rows(tree: PyTree, path: tuple[str, ...], rounds: slice = slice(None)) -> jax.Array:
     """A dense layer's kernel with the bias as one more row, [round, row, unit]."""
     layer = layer_params(tree, path)
-    parts = [jnp.asarray(layer[name][rounds], float) for name in ("kernel", "bias")]
-    return jnp.concatenate([parts[0], parts[1][:, None]], axis=1)
+    return _with_bias(*(jnp.asarray(layer[name][rounds], float) for name in ("kernel", "bias")))
+
+
+def _with_bias(kernel, bias):
+    """One array of both, [round, row, unit]."""
+    return jnp.concatenate([kernel, bias[:, None]], axis=1)

@@ -163,7 +163,7 @@ def test_gains_are_refined_as_long_as_less_contradicts_images(
     monkeypatch.setattr(adaptive, "_second_layer", lambda *_: None)
     public, view = seen(algorithms.secadam(), 1.0, 1, noisy=False)
     path = public.layers()[0][0]
-    found = adaptive._gains(view, path, gradients, images, jax.random.key(0))
+    found = adaptive._gains(view, path, np.arange(-rounds, 0), gradients, images, jax.random.key(0))
     assert found.contradicted == best
     each = len(by_activations), len(by_patterns)
     assert [patterns for patterns, _ in asked] == [False] * each[0] + [True] * each[1]
