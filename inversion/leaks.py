@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 from ratio_protection import NOISE, NONE, PROTECTIONS, protection
 from runs import PRIVATE
-from settings import SIGMA
+from settings import DELTA, EPSILON, SIGMA
 
 from fl.experiment import summary
 from fl.experiment.layout import count
@@ -33,6 +33,8 @@ SETTING = [
 ]
 # Of these, what `protected` says in words.
 PROTECTION = ["protection", "clip", "noise"]
+# What differential privacy promises with these.
+GUARANTEE = ["epsilon", "delta"]
 NEEDS = [prefix + column for prefix in TARGETS for column in SCORES.values()]
 
 
@@ -89,9 +91,10 @@ def protection_kind(row: Mapping) -> str:
 
 def _protections(frame):
     """In words what is done to ratios or gradients, the kinds one after the other."""
-    known = frame[PROTECTION].drop_duplicates().to_dict("records")
+    frame = frame.reindex(columns=[*PROTECTION, *GUARANTEE])  # of the latter, older files have none
+    known = frame.drop_duplicates().to_dict("records")
     order = [_protection(row) for row in sorted(known, key=_place)]
-    return summary.ordered(map(_protection, frame[PROTECTION].to_dict("records")), order)
+    return summary.ordered(map(_protection, frame.to_dict("records")), order)
 
 
 def _place(row):
@@ -108,5 +111,7 @@ def _place(row):
 def _protection(row):
     parts = [] if pd.isna(row["protection"]) else [protection(row["protection"]).title]
     if pd.notna(row["clip"]):
-        parts.append(f"DP, C = {row['clip']:g}, {SIGMA} = {row['noise']:g}")
+        parts.append(f"DP, C = {row['clip']:g}, {SIGMA} = {row['noise']:.3g}")
+    if pd.notna(row["epsilon"]):
+        parts.append(f"{EPSILON} = {row['epsilon']:.4g}, {DELTA} = {row['delta']:g}")
     return ", ".join(parts) or UNPROTECTED

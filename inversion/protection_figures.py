@@ -17,6 +17,8 @@ from fl.experiment import figures, summary
 from fl.experiment.layout import count
 
 # Kind of protection -> its marker, and the head of its column in the legend.
+# Between an axis and the first point, as a share of what is shown.
+ROOM = 0.02
 LEGEND = {
     NONE: ("o", UNPROTECTED),
     BITS: ("s", "Fewer bits"),
@@ -53,7 +55,8 @@ def protection_figures(found: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
                 draw_point(axis, (x.mean, x.std), (y.mean, y.std), marker, color, color)
             axis.margins(0.08)
             low, high = axis.get_xlim()
-            axis.set_xlim(min(-MARGIN / 2, low), max(2 * MARGIN, high))
+            low, high = min(-MARGIN / 2, low), max(2 * MARGIN, high)
+            axis.set_xlim(low - ROOM * (high - low), high)
             axis.axvspan(axis.get_xlim()[0], MARGIN, color=PALE, linewidth=0, zorder=0)
             axis.axvline(0, color=GREY, linewidth=0.8, zorder=1)
             axis.set_title(of_whom(setting | values), pad=3)

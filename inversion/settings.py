@@ -8,6 +8,7 @@ from attacks import ATTACKS
 from fl.experiment import layout, summary
 from fl.experiment.layout import count
 
+DELTA, EPSILON = "\N{GREEK SMALL LETTER DELTA}", "\N{GREEK SMALL LETTER EPSILON}"
 SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 # The same for all runs in a table of one attack, and in one of all attacks.
 COMMON = [

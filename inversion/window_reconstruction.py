@@ -71,7 +71,8 @@ def attack_window(run: Run, trained: Trained) -> WindowAttacked | None:
     label = f"{run.attack}, {run.clients} clients" if processes.leads() else None
     with progress_bar(len(watched) + 1, label, "attack") as bar:
         for some in [watched[group] for group in groups(len(watched), AT_A_TIME)] or [watched]:
-            window, indices = watch_window(trained, run, some)
+            # Of a single client the aggregate is all that there is to see.
+            window, indices = watch_window(trained, run, some if run.clients > 1 else ())
             processes.by_leader(partial(attack_some, window, some, bar))
     if not processes.leads():
         return None

@@ -8,6 +8,7 @@ FOLDER = Path(__file__).parents[1] / "inversion"
 RUN = {
     **{"dataset": "digits", "model": "lenet", "clients": 10, "algorithm": "fedavg"},
     **{"attack": "representation", "clip": None, "noise": None, "final_accuracy": 0.8},
+    **{"epsilon": None, "delta": None},
     **{"psnr": 15.0, "ssim": 0.4, "cosine": 0.5, "global_psnr": 9.0, "global_ssim": 0.2},
     **{"global_cosine": 0.3, "labels_recovered": 0.9, "classifier_distance": None, "seed": 0},
     **{"rounds": 200, "rounds_run": 120, "batch_size": 8, "alpha": 0.5, "partition": "lda"},

@@ -18,7 +18,11 @@ from fl.experiment.tables import DASH
 leaks, leak_figures, protection_figures = load(
     "inversion", "leaks", "leak_figures", "protection_figures"
 )
-SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
+SIGMA, EPSILON, DELTA = (
+    "\N{GREEK SMALL LETTER SIGMA}",
+    "\N{GREEK SMALL LETTER EPSILON}",
+    "\N{GREEK SMALL LETTER DELTA}",
+)
 # Of an aggregate, far above chance.
 WINDOW = RUN | {
     **{"algorithm": "secadam", "attack": "adaptive", "window": 100, "attack_round": 750},
@@ -90,6 +94,7 @@ def test_leak_stands_beside_chance_and_the_gradient(tmp_path):
 def test_what_is_watched_and_done_has_rows_in_its_order(tmp_path):
     found = [
         *runs(protection="noise=0.5"),
+        *runs(algorithm="dp_secadam", clip=1.0, noise=0.34567, epsilon=1.99998, delta=1e-5),
         *runs(algorithm="dp_secadam", clip=1.0, noise=0.1),
         *runs(protection="sign"),
         *runs(local_steps=3),
@@ -109,6 +114,7 @@ def test_what_is_watched_and_done_has_rows_in_its_order(tmp_path):
         "Round 750, window 100, Noise of 0.05",
         "Round 750, window 100, Noise of 0.5",
         f"Round 750, window 100, DP, C = 1, {SIGMA} = 0.1",
+        f"Round 750, window 100, DP, C = 1, {SIGMA} = 0.346, {EPSILON} = 2, {DELTA} = 1e-05",
         "Round 750, window 100, 3 steps",
     ]
     assert "Accuracy: after the last round" in caption

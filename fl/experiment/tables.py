@@ -20,6 +20,7 @@ _LATEX = str.maketrans(
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
         "\N{GREEK SMALL LETTER ALPHA}": r"$\alpha$",
+        "\N{GREEK SMALL LETTER DELTA}": r"$\delta$",
         "\N{GREEK SMALL LETTER SIGMA}": r"$\sigma$",
         "\N{GREEK SMALL LETTER EPSILON}": r"$\varepsilon$",
         DASH: "--",
