@@ -32,7 +32,7 @@ if $quick; then
 
 Done. The three most telling figures, each also as .pdf:
   performance/quick/figures/accuracy_digits_lenet_local-steps1_rounds200.png
-  inversion/quick/figures/scores_lenet_analytic.png
+  inversion/quick/figures/leak_images_digits_lenet_adaptive.png
   mitigation/quick/figures/backdoor_digits_lenet_continuous.png
 END
 fi
