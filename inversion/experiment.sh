@@ -14,7 +14,8 @@
 # On 2 cores of an AMD EPYC: --quick takes two minutes. Fashion-MNIST with lenet: a training 20 to
 # 40 s (100 s with DP, of which the grid has 60), an attack on it half a minute, three hours in all,
 # and half a day for the attacks that watch a window, which are from half a minute to half an hour each.
-# Expect there, as PSNR of the analytic attack: FedAvg 64.5 dB, SecAdam 7.1 dB.
+# Expect there, as PSNR of the analytic attack: FedAvg 64.5 dB, SecAdam 7.1 dB; and of the adaptive one,
+# on SecAdam's aggregates of ten clients with an image each: 45 dB.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ../fl/experiment/experiment.sh
