@@ -15,10 +15,9 @@ Of more than `MOST_IMAGES` images, which cannot be told apart, those are found t
 gradients hold nearly alone (`single_images`).
 
 Where the rank says nothing, as in a first round or with as many images as units, or where the
-first layer is not dense, the direction of the last round's gradient is matched instead, with a
-guess at the factors: the size of the gradients of noise, which the server can compute. So it is
-under differential privacy, whose noise leaves no rank; there the factor is the floor's for all. And
-so it is of the aggregate of clients that send their own ratios, the mean of which is none.
+first layer is not dense, the direction of the last round's gradient is matched instead
+(`direction_matching`). So it is under differential privacy, whose noise leaves no rank, and of the
+aggregate of clients that send their own ratios, the mean of which is none.
 """
 
 from collections.abc import Callable
@@ -32,26 +31,20 @@ import numpy as np
 import optax
 from analytic import least_squares
 from calibration import CannotCalibrateError
+from direction_matching import by_direction
 from disaggregation import Disaggregated, disaggregate
 from jax import lax
-from label_inference import infer_labels
 from neighbours import capped
-from optimise import solve
 from pixel_gains import PixelGains, by_activations, by_patterns, evidence, refine
 from single_images import single_images
 from threat_model import PublicKnowledge, WindowView
 from window_gradients import (
     beyond_rank,
-    follow_leaf,
     images_behind,
     is_one_ratio,
     layer_gradients,
     layer_rows,
 )
-
-from fl.simulation.algorithms import MOMENTS
-from fl.simulation.models import CLASSES
-from fl.simulation.training import sample_losses
 
 # Rounds at the end of the window whose images are reconstructed.
 SCORED = 8
@@ -63,8 +56,6 @@ IMAGES_FOR_GAINS = 768
 PASSES = 4
 # Zero derivatives from which an image is relied on.
 CERTAIN = 10
-# Minibatches of noise whose gradients tell the sizes of factors.
-MINIBATCHES_OF_NOISE = 32
 
 
 class WindowAttack(NamedTuple):
@@ -112,7 +103,7 @@ def adaptive(match: Callable, public: PublicKnowledge) -> WindowAttack:
                     return _by_rank(view, path, key)
                 except CannotCalibrateError:
                     pass
-        return _by_matching(view, match, key)
+        return by_direction(view, match, MOST_IMAGES, key)
 
     def from_gradients(gradients, images, key):
         if not dense:
@@ -239,41 +230,3 @@ def _as_images(pixels, public):
     return (
         jnp.clip(pixels, 0, 1).astype(jnp.float32).reshape(*pixels.shape[:-1], *public.image_shape)
     )
-
-
-def _by_matching(view, match, key):
-    """Match the direction of the last round's gradient."""
-    images = images_behind(view)
-    public = view.public._replace(batch=min(images, MOST_IMAGES))
-
-    def last(leaf, sent):
-        with jax.enable_x64(True):
-            y = follow_leaf(view, leaf, sent)[-1]
-        return jnp.asarray(y, jnp.float32)
-
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf[-1]), view.params)
-    if public.noisy and public.algorithm.sends == MOMENTS:
-        sizes = jax.tree.map(jnp.ones_like, params)
-    else:
-        sizes = _sizes_on_noise(public, params, key)
-    followed = jax.tree.map(last, view.observations, view.params)
-    gradient = jax.tree.map(jnp.multiply, followed, sizes)
-    observation = jax.tree.map(lambda leaf: leaf[None], gradient)
-    labels = infer_labels(gradient, public.batch)
-    solution = solve(match(public), observation, params, labels[None], key[None, None])
-    return solution.images
-
-
-def _sizes_on_noise(public, params, key):
-    """Root mean squares of the entries of gradients at minibatches of noise."""
-    losses = sample_losses(public.model)
-
-    def squares(key):
-        image_key, label_key = jax.random.split(key)
-        images = jax.random.uniform(image_key, (public.batch, *public.image_shape))
-        labels = jax.random.randint(label_key, (public.batch,), 0, CLASSES)
-        gradient = jax.grad(lambda p: losses(p, images, labels).mean())(params)
-        return jax.tree.map(jnp.square, gradient)
-
-    every = [jax.jit(squares)(own) for own in jax.random.split(key, MINIBATCHES_OF_NOISE)]
-    return jax.tree.map(lambda *leaves: jnp.sqrt(sum(leaves) / len(leaves)), *every)
