@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from row_factors import root_share, size_of, solve_rows
+from row_factors import even_columns, root_share, row_sizes, size_of, solve_rows
 
 # Units to calibrate with, at least, and for each sample: more of them determine it better, and are
 # slower.
@@ -167,10 +167,8 @@ def _extend(y, scales, some, spaces, chosen, of_rounds):
     """
     guess = _first_guess(_loud(y), scales)
     gradients = some * scales[None]
-    rows = 1 / size_of(jnp.sqrt(jnp.mean(gradients**2, axis=(0, 2))))[:, None]
-    gradients *= rows[None]
-    gradients /= size_of(jnp.sqrt(jnp.sum(gradients**2, axis=1, keepdims=True)))
-    bases = jnp.linalg.qr(gradients @ spaces)[0]
+    rows = 1 / row_sizes(gradients)
+    bases = jnp.linalg.qr(even_columns(gradients * rows[None]) @ spaces)[0]
     known = jnp.zeros_like(guess).at[:, chosen].set(scales * rows)
     guess *= rows
 

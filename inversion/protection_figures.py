@@ -16,9 +16,9 @@ from ratio_protection import NOISE, NONE
 from fl.experiment import figures, summary
 from fl.experiment.layout import count
 
-# Kind of protection -> its marker, and the head of its column in the legend.
 # Between an axis and the first point, as a share of what is shown.
 ROOM = 0.02
+# Kind of protection -> its marker, and the head of its column in the legend.
 LEGEND = {
     NONE: ("o", UNPROTECTED),
     BITS: ("s", "Fewer bits"),

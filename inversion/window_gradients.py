@@ -70,7 +70,6 @@ def beyond_rank(gradients: jax.Array, rank: int) -> jax.Array:
     Returns:
         [round], from 0 to 1; 0 where there is no gradient.
     """
-
     rows = row_sizes(gradients)
 
     def of_round(gradient):  # one after the other, so that there is no second copy of all
