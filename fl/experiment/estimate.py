@@ -17,24 +17,29 @@ ALIKE = (
 )
 
 
-def about(held: pd.DataFrame, runs: Iterable[Any]) -> str:
+def about(held: pd.DataFrame, runs: Iterable[Any], backend: str) -> str:
     """Say about how long runs take, one after the other.
 
     Runs that share their training take less than this: each row has the whole of it.
 
     Args:
-        held: the results so far.
+        held: the results so far, with the column `backend`. What runs took on another one says
+            nothing of this: with convolutions they take minutes on a GPU, and hours on a CPU.
         runs: instances of an experiment's `Run`.
+        backend: JAX's that they are to run on, as the column of that name has it.
     """
+    held = held[held["backend"] == backend]
     known = [name for name in PARTS if name in held]
     seconds = held[known].astype(float).sum(axis=1) if known else pd.Series(dtype=float)
     taken = [_mean_of_alike(held, seconds, run) for run in runs]
     total = sum(each for each in taken if each is not None)
     unknown = taken.count(None)
     if unknown == len(taken):
-        return "for how long is not known: there are no such runs yet"
+        return f"for how long is not known: there are no such runs on a {backend} yet"
     text = f"about {_duration(total)} at most"
-    return f"{text}, and {unknown} of them nobody knows how long" if unknown else text
+    if unknown:
+        text += f", and {unknown} of them nobody knows how long on a {backend}"
+    return text
 
 
 def _mean_of_alike(held, seconds, run):

@@ -224,7 +224,7 @@ def _left(path, runs, describe):
         )
         _say_other_code(runs, rows, describe)
     if left:
-        print(f"left: {len(left)} of {len(runs)} runs, {about(held, left)}")
+        print(f"left: {len(left)} of {len(runs)} runs, {about(held, left, jax.default_backend())}")
     return numbers
 
 
