@@ -14,6 +14,7 @@ LOOKS = {KINDS[0]: ("#D55E00", "s", "#D55E00"), KINDS[1]: ("#0072B2", "o", "whit
 PANELS = 3  # side by side
 NAMED = 8  # outliers of a panel and kind, the farthest
 ROWS = 20  # of text in a panel; more than twice `NAMED`
+ROOM = 0.04  # at either end of an axis, so that markers there are whole
 ENDS = ((0, min), (1, max))  # of an axis, and which of two axes' counts for both
 
 
@@ -64,6 +65,7 @@ def _draw(axis: Axes, found: pd.DataFrame, scale: float) -> None:
         farthest = apart[apart > MOST_APART].nlargest(NAMED).index
         outliers += [(ours["name"][at], x[at], y[at], color) for at in farthest]
     low, high = (choose(axis.get_xlim()[at], axis.get_ylim()[at]) for at, choose in ENDS)
+    low, high = low - ROOM * (high - low), high + ROOM * (high - low)
     axis.set(xlim=(low, high), ylim=(low, high))
     axis.axline((low, low), slope=1, color="0.6", linewidth=0.6, zorder=0)
     _annotate(axis, outliers, low, high)
@@ -77,7 +79,8 @@ def _annotate(axis, outliers, low, high):
         side = [outlier for outlier in outliers if (outlier[1] > middle) == right]
         inner = (min if right else max)((x for _, x, _, _ in side), default=0)
         for name, x, y, color in sorted(side, key=lambda outlier: outlier[2]):
-            height = min(free, key=lambda place: abs(place - y))
+            beside = [place for place in free if abs(place - y) > row / 2]  # not on its own bar
+            height = min(beside, key=lambda place: abs(place - y))
             free.remove(height)
             text = axis.annotate(
                 name,
