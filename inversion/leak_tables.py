@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pandas as pd
-from leaks import MARGIN, PROTECTION, SETTING, UNPROTECTED, leaks, of_whom
+from leaks import AGGREGATE, MARGIN, PROTECTION, SETTING, UNPROTECTED, leaks, of_whom
 from runs import RUN
 from settings import the_attack
 
@@ -28,7 +28,8 @@ WATCHED = {
     "local_steps": lambda number: "" if number == 1 else f"{number} steps",
     "protected": lambda name: "" if name == UNPROTECTED else name,
 }
-WHOSE = ["clients", "batch_size", "target"]
+WHOSE = ["target", "batch_size", "clients"]
+MIXED = {True: "Aggregate", False: "One client's own messages"}
 # The same for all of a table.
 SHARED = [name for name in SETTING if name not in (*WHOSE, *WATCHED, *PROTECTION)]
 NO_LEAK = "§"
@@ -40,20 +41,40 @@ NOTES = {
 
 
 def leak_tables(frame: pd.DataFrame) -> Iterator[Table]:
-    """What leaks, by whose messages are watched and how: a table for each attack and setting.
+    """What leaks, up to two tables for each attack and setting.
+
+    One by the number of clients, where they are watched as most are; and one by what is watched
+    and done, of those of whom that varies.
 
     Args:
         frame: runs with and without differential privacy, those of other attacks among them.
     """
     for setting, rows in summary.groups(leaks(frame), SHARED):
-        varying = [name for name in WATCHED if rows[name].nunique() > 1]
-        rows = rows.sort_values([*WHOSE, *varying], kind="stable")
-        records = rows.to_dict("records")
-        view = rows.assign(
-            whom=summary.ordered(of_whom(row) for row in records),
-            watched=_ordered(rows, varying) if varying else display_name(setting["algorithm"]),
-        )
-        yield _table(setting, view, [name for name in WATCHED if name not in varying])
+        most = rows.groupby([*WATCHED], observed=True).size().idxmax()
+        usual = (rows[[*WATCHED]] == pd.Series(most, index=WATCHED)).all(axis=1)
+        varied = (~usual).groupby([rows[name] for name in WHOSE]).transform("any")
+        if not varied[usual].all():
+            yield _by_clients(setting, rows[usual])
+        if varied.any():
+            yield _by_watched(setting, rows[varied])
+
+
+def _by_clients(setting, rows):
+    mixed = (rows["target"] == AGGREGATE) & (rows["clients"] > 1)
+    rows = rows.assign(mixed=mixed).sort_values(["batch_size", "mixed", "clients"], kind="stable")
+    whom = rows["mixed"].map(MIXED) + ", batch size " + rows["batch_size"].astype(str)
+    clients = rows["clients"]
+    clients, known = (map("{:,}".format, numbers) for numbers in (clients, sorted(clients)))
+    view = rows.assign(whom=summary.ordered(whom), row=summary.ordered(clients, known))
+    return _table(setting, view, "clients", list(WATCHED))
+
+
+def _by_watched(setting, rows):
+    varying = [name for name in WATCHED if rows[name].nunique() > 1]
+    rows = rows.sort_values(["clients", "batch_size", "target", *varying], kind="stable")
+    whom = summary.ordered(of_whom(row) for row in rows.to_dict("records"))
+    view = rows.assign(whom=whom, row=_ordered(rows, varying))
+    return _table(setting, view, "watched", [name for name in WATCHED if name not in varying])
 
 
 def _ordered(rows, varying):
@@ -73,9 +94,10 @@ def _said(row, names):
     return filter(None, (WATCHED[name](row[name]) for name in names))
 
 
-def _table(setting, view, common):
-    cells, stats = layout.lay_out(view, ["whom", "watched"], (), METRICS, None, ())
-    means = stats.pivot(index=["whom", "watched"], columns="metric", values="mean")
+def _table(setting, view, heading, common):
+    """A table of rows `row` in groups `whom`; `common` is watched or done alike in all of them."""
+    cells, stats = layout.lay_out(view, ["whom", "row"], (), METRICS, None, ())
+    means = stats.pivot(index=["whom", "row"], columns="metric", values="mean")
     for place in means.index[means["leak"] - means["chance"] < MARGIN]:
         cells.loc[place, (IMAGES, "PSNR (dB)")] += NO_LEAK
     # Where no run has a score its cell says so.
@@ -97,6 +119,6 @@ def _table(setting, view, common):
         caption=layout.caption(
             f"{task}: reconstruction by the {the_attack(setting)}", run, RUN, phrases, notes
         ),
-        cells=cells.rename_axis(index={"whom": "messages"}),
+        cells=cells.rename_axis(index={"whom": "messages", "row": heading}),
         runs=view.index,
     )

@@ -1,9 +1,10 @@
 """Print the results as tables for LaTeX (booktabs), or for GitHub with --markdown.
 
-First a table for each attack: accuracy of the trained model, and how close the reconstructions
-come, from each client's update and from the aggregate, beside chance. Then, where there are several
-attacks, their PSNR side by side. Then what leaks to attacks that watch a window of rounds, beside
-chance and the most that they can reach. With --dp the grid of clipping bounds and noise instead.
+First tables for each attack: accuracy of the trained model, and how close the reconstructions
+come, beside chance; from each client's update, and from the aggregate. Then, where there are
+several attacks, their PSNR side by side. Then what leaks to attacks that watch a window of rounds,
+beside chance and the most that they can reach. With --dp the grid of clipping bounds and noise
+instead.
 Options named after attacks, such as --idlg, narrow the tables down to these. Runs that differ in
 more than their seed are never averaged.
 """
@@ -27,15 +28,17 @@ from fl.experiment.reports import Table
 
 PUBLISHED = "100 clients (75 with CNN2), batch size 8 (iDLG: 1) and 750 rounds"
 UPDATE, AGGREGATE = "Each client's update", "Aggregate"
-# As many as fit on a page.
-METRICS = (
-    Metric("final_accuracy", "Model", "Accuracy (%)", 100, 1, always=True),
+ACCURACY = Metric("final_accuracy", "Model", "Accuracy (%)", 100, 1, always=True)
+# In a table each: side by side they would not fit on a page.
+OF_UPDATES = (
     Metric("psnr", UPDATE, "PSNR (dB)", decimals=2, always=True),
     Metric("chance_psnr", UPDATE, "Chance", decimals=1),
     Metric("ssim", UPDATE, "SSIM"),
     Metric("cosine", UPDATE, "Cosine"),
     Metric("classifier_distance", UPDATE, "Classifier"),
     Metric("labels_recovered", UPDATE, "Labels (%)", 100, 1),
+)
+OF_AGGREGATES = (
     Metric("global_psnr", AGGREGATE, "PSNR (dB)", decimals=2),
     Metric("global_chance_psnr", AGGREGATE, "Chance", decimals=1),
     Metric("global_ssim", AGGREGATE, "SSIM"),
@@ -53,7 +56,8 @@ NOTES = {
         "scored against the nearest of all images of the class"
     ),
 }
-NEEDS = ["status", *dict.fromkeys([*(metric.column for metric in METRICS), *leaks.NEEDS])]
+SHOWN = [metric.column for metric in (ACCURACY, *OF_UPDATES, *OF_AGGREGATES)]
+NEEDS = ["status", *dict.fromkeys([*SHOWN, *leaks.NEEDS])]
 
 
 def main() -> None:
@@ -84,7 +88,7 @@ def main() -> None:
 
 
 def main_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Table]:
-    """Scores of algorithms by data set and model, a table for each attack and setting.
+    """Scores of algorithms by data set and model, two tables for each attack and setting.
 
     Args:
         frame: runs without differential privacy.
@@ -93,7 +97,7 @@ def main_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Tab
     for setting, rows in summary.groups(frame.sort_values("attack", kind="stable"), SETTING):
         view = rows.assign(task=tasks(rows))
         what = f"Reconstruction by the {the_attack(setting)}"
-        yield _table(setting["attack"], what, view, ["task", "algorithm"], setting, paper)
+        yield from _both(setting["attack"], what, view, ["task", "algorithm"], setting, paper)
 
 
 def dp_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Table]:
@@ -121,7 +125,7 @@ def dp_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Table
             )
             name = f"dp-{setting['dataset']}-{setting['model']}"
             shared = {column: setting[column] for column in SETTING}
-            yield _table(name, what, view, ["clipping", "noise_name"], shared, paper)
+            yield from _both(name, what, view, ["clipping", "noise_name"], shared, paper)
 
 
 def attack_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[Table]:
@@ -136,7 +140,7 @@ def attack_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[T
             continue
         # More columns would not fit on a page.
         shown = ("psnr", "chance_psnr")[: 2 if rows["algorithm"].nunique() <= 4 else 1]
-        metrics = [metric for metric in METRICS if metric.column in shown]
+        metrics = [metric for metric in OF_UPDATES if metric.column in shown]
         metrics = [metric._replace(decimals=1) for metric in metrics]
         rows = rows.sort_values(["attack", "restarts"], kind="stable")
         attacks = summary.ordered([attack_name(row) for row in rows.to_dict("records")])
@@ -147,7 +151,14 @@ def attack_tables(frame: pd.DataFrame, paper: pd.DataFrame | None) -> Iterator[T
         )
 
 
-def _table(name, what, view, rows, setting, paper, metrics=METRICS, columns=()):
+def _both(name, what, view, *further):
+    """What updates leak, and what aggregates do, where anything is known of it."""
+    yield _table(name, what, view, *further, [ACCURACY, *OF_UPDATES])
+    if view["global_psnr"].notna().any():
+        yield _table(f"{name}-aggregate", what, view, *further, [ACCURACY, *OF_AGGREGATES])
+
+
+def _table(name, what, view, rows, setting, paper, metrics, columns=()):
     """A table of the runs of a setting: `name` for its label, `what` for its caption."""
     cells, stats = layout.lay_out(view, rows, columns, metrics, paper, PAPER.keys)
     rounds = count(setting["rounds"], "round")

@@ -117,7 +117,7 @@ def markdown_tables(folder, path, *arguments):
 
 
 def compile_latex(folder, text):
-    """Typeset tables in two columns, which none of them may exceed."""
+    """Typeset tables in two columns, which none of them may exceed, nor a page."""
     (folder / "paper.tex").write_text(
         "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs}\n"
         f"\\begin{{document}}\n{text}\\end{{document}}\n"
@@ -126,3 +126,4 @@ def compile_latex(folder, text):
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "Overfull" not in done.stdout
+    assert "too large" not in done.stdout

@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import experiments
 import pytest
 import yaml
-from programs import run_report
+from programs import compile_latex, run_report
 
 import fl
 
@@ -125,7 +126,20 @@ def test_figures_and_tables_are_made_of_the_committed_results(experiment, tmp_pa
     assert drawn
     assert drawn <= committed
     said = run_report(ROOT / experiment / "result_tables.py")
-    assert "\\begin{tabular}" in said.stdout
+    assert said.stdout == (ROOT / experiment / "tables.tex").read_text()
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+@pytest.mark.parametrize(
+    ("experiment", "kind"),
+    [
+        *((experiment, ()) for experiment in EXPERIMENTS),
+        ("inversion", ["--dp"]),
+        *((experiment, ["--compare"]) for experiment in ("inversion", "mitigation")),
+    ],
+)
+def test_tables_of_the_committed_results_fit_on_a_page(experiment, kind, tmp_path):
+    compile_latex(tmp_path, run_report(ROOT / experiment / "result_tables.py", *kind).stdout)
 
 
 def test_data_sets_are_listed():

@@ -17,7 +17,6 @@ ALGORITHMS = ("fedavg", "adam", "secadam", "secadam_perturbed")
 HEADS = [
     "Model Accuracy (%)",
     *(f"Each client's update {name}" for name in ("PSNR (dB)", "SSIM", "Cosine", "Labels (%)")),
-    *(f"Aggregate {name}" for name in ("PSNR (dB)", "SSIM")),
 ]
 
 
@@ -57,7 +56,7 @@ def test_main_table_and_attacks(tmp_path):
         *runs(dataset="cifar10", converge=None),
     ]
     path = write(tmp_path / "results.csv", found)
-    (caption, main), (cosine, _), (several, attacks) = markdown_tables(path)
+    (caption, main), (_, aggregates), (cosine, _), _, (several, attacks) = markdown_tables(path)
     assert caption.startswith("Reconstruction by the representation attack, ")
     assert cosine.startswith("Reconstruction by the cosine attack (4 restarts), ")
     assert several.startswith("Reconstruction by several attacks, ")
@@ -75,7 +74,9 @@ def test_main_table_and_attacks(tmp_path):
         values = [psnr(number, seed) for seed in range(3)]
         assert row[3] == f"{statistics.mean(values):.2f} ({statistics.stdev(values):.2f})"
         assert row[2] == "80.0 (0.0)"
-        assert row[7] == "9.00 (0.00)", "the aggregate's, not the clients'"
+    assert aggregates[0][2:] == ["Model Accuracy (%)", "Aggregate PSNR (dB)", "Aggregate SSIM"]
+    assert [row[:2] for row in aggregates] == [row[:2] for row in main]
+    assert {row[3] for row in aggregates[2:]} == {"9.00 (0.00)"}
     assert attacks[0][:4] == ["Task", "Attack", "FedAvg PSNR (dB)", "FedAvg Chance"]
     assert [row[1] for row in attacks[2:]] == [
         "Representation",
@@ -100,20 +101,20 @@ def test_main_table_and_attacks(tmp_path):
 )
 def test_other_settings_get_tables_of_their_own(tmp_path, name, value, words):
     path = write(tmp_path / "results.csv", runs() + runs(**{name: value, "psnr": 25.0}))
-    found = markdown_tables(path)
-    assert len(found) == 2
-    ((caption, rows),) = markdown_tables(path, "--select", f"{name}={value}")
+    assert len(markdown_tables(path)) == 4
+    (caption, rows), _ = markdown_tables(path, "--select", f"{name}={value}")
     assert words in caption
     assert {row[3] for row in rows[2:]} == {"25.00 (0.00)"}
 
 
 def test_idlg_has_its_own_table(tmp_path):
     path = write(tmp_path / "results.csv", runs() + runs(attack="idlg", batch_size=1))
-    ((caption, _),) = markdown_tables(path, "--idlg")
+    (caption, _), _ = markdown_tables(path, "--idlg")
     assert caption.startswith("Reconstruction by the iDLG attack, ")
     assert "Batch size 1," in caption
     done = run_report(FOLDER / "result_tables.py", "--results", path)
-    assert done.stdout.count(r"\begin{table*}") == 2
+    assert done.stdout.count(r"\begin{table*}") == 2  # of updates
+    assert done.stdout.count(r"\begin{table}") == 2
     assert not done.stderr
     done = run_report(FOLDER / "result_tables.py", "--results", path, "--dp", status=1)
     assert "no such runs" in done.stderr
@@ -129,7 +130,7 @@ def test_differential_privacy_beside_the_paper(tmp_path):
         "cifar10,lenet,secadam_perturbed,representation,,,psnr,1.0,0.5\n"
     )
     path = write(tmp_path / "results.csv", private() + runs())
-    ((caption, rows),) = markdown_tables(path, "--dp", "--paper", paper)
+    (caption, rows), _ = markdown_tables(path, "--dp", "--paper", paper)
     assert "DP-FedAvg under the representation attack" in caption
     assert "Rows marked paper: as published" in caption
     assert [row[:2] for row in rows[2:]] == [
@@ -147,14 +148,17 @@ def test_differential_privacy_beside_the_paper(tmp_path):
     assert cells["C = 10", f"{SIGMA} = 0.1"] == "19.90 (0.00)"
     # Without any run with differential privacy, the paper's columns for it are text here.
     path = write(tmp_path / "plain.csv", runs())
-    ((_, rows),) = markdown_tables(path, "--paper", paper)
+    (_, rows), _ = markdown_tables(path, "--paper", paper)
     assert rows[-1][1] == "Perturbed SecAdam, paper"
 
 
 def test_diverged_runs_missing_scores_and_the_classifier(tmp_path):
     found = runs(["fedavg"], classifier_distance=0.25)
+    for run in found:
+        run |= {"global_psnr": None}
     found[0] |= {"status": "diverged", "psnr": None}
     found[1] |= {"psnr": None}
+    # Nothing is known of the aggregate.
     ((caption, rows),) = markdown_tables(write(tmp_path / "results.csv", found))
     assert "† stands for a run that diverged" in caption
     assert "‡ stands for a run without this score" in caption
@@ -170,6 +174,7 @@ def test_latex_compiles(tmp_path):
     # Every column at its widest.
     for number, run in enumerate(found):
         run |= {"classifier_distance": 0.5, "global_psnr": 9.0 + 5 * (number % 3)}
+        run |= {name: 10.0 + number % 3 for name in ("chance_psnr", "global_chance_psnr")}
     found[0] |= {"status": "diverged"}
     path = write(tmp_path / "results.csv", found)
     text = "".join(
@@ -177,7 +182,7 @@ def test_latex_compiles(tmp_path):
         for kind in ((), ("--dp",))
     )
     labels = re.findall(r"\\label\{(.*)\}", text)
-    assert len(labels) == len(set(labels)) == 5
+    assert len(labels) == len(set(labels)) == 9
     programs.compile_latex(tmp_path, text)
 
 

@@ -76,18 +76,16 @@ def test_leak_stands_beside_chance_and_the_gradient(tmp_path):
     far = [f"{mean:.1f} ({std:.1f})", "10.0 (0.0)", "90.0 (0.0)", "50 (0)"]
     found = cells(rows)
     # Of one client there is nothing but its own messages.
-    assert [whom for whom, _ in found] == [
-        "1 client, batch size 1",
-        "Aggregate of 2 clients, batch size 8",
-        "Aggregate of 10 clients, batch size 1",
-        "One of 10 clients, batch size 1",
-        "Aggregate of 100 clients, batch size 1",
+    one, all_of_them = "One client's own messages, batch size 1", "Aggregate, batch size 1"
+    assert [*found] == [
+        *[(one, "1"), (one, "10")],
+        *[(all_of_them, "10"), (all_of_them, "100")],
+        ("Aggregate, batch size 8", "2"),
     ]
-    for whom in ("1 client, batch size 1", "Aggregate of 10 clients, batch size 1"):
-        assert found[whom, "SecAdam"] == ["80.0 (0.0)", *far]
-    own = found["One of 10 clients, batch size 1", "SecAdam"]
-    assert own[1:] == ["40.0 (0.0)", "9.0 (0.0)", "100.0 (0.0)", "100 (0)"]
-    near = found["Aggregate of 100 clients, batch size 1", "SecAdam"]
+    for place in ((one, "1"), (all_of_them, "10")):
+        assert found[place] == ["80.0 (0.0)", *far]
+    assert found[one, "10"][1:] == ["40.0 (0.0)", "9.0 (0.0)", "100.0 (0.0)", "100 (0)"]
+    near = found[all_of_them, "100"]
     assert near[1:] == ["12.9 (0.0)§", "10.0 (0.0)", DASH, "50 (0)"]
 
 
@@ -120,14 +118,32 @@ def test_what_is_watched_and_done_has_rows_in_its_order(tmp_path):
     assert "Accuracy: after the last round" in caption
     ((caption, rows),) = tables(tmp_path / "results.csv", "--select", "protection=sign")
     assert "window 100, Sign." in caption
-    assert rows[2][1] == "SecAdam"
+    assert rows[2][1] == "10"
+
+
+def test_what_varies_for_some_alone_has_a_table_beside_that_by_clients(tmp_path):
+    found = [
+        *[*runs(clients=5), *runs(clients=10), *runs(clients=100)],
+        *[*runs(clients=5, window=50), *runs(clients=2, protection="sign")],
+    ]
+    (caption, by_clients), (_, rows) = tables(write(tmp_path / "results.csv", found))
+    assert "round 750, window 100." in caption
+    assert [row[:2] for row in by_clients[2:]] == [
+        ["Aggregate, batch size 1", clients] for clients in ("5", "10", "100")
+    ]
+    assert [row[:2] for row in rows[2:]] == [
+        ["Aggregate of 2 clients, batch size 1", "Window 100, Sign"],
+        ["Aggregate of 5 clients, batch size 1", "Window 50"],
+        ["Aggregate of 5 clients, batch size 1", "Window 100"],
+    ]
 
 
 def test_windows_stand_in_no_other_table(tmp_path):
     single = [RUN | {"attack": "cosine", "batch_size": 1, "rounds": 750, "converge": None}]
     path = write(tmp_path / "results.csv", single + runs(rounds=50) + runs(**OWN, clients=5))
     captions = [caption.split(",")[0] for caption, _ in tables(path)]
-    assert captions == ["Reconstruction by the cosine attack", "Digits", "Digits"]
+    # Of updates and of the aggregate.
+    assert captions == [*["Reconstruction by the cosine attack"] * 2, "Digits", "Digits"]
     ((caption, _),) = tables(path, "--adaptive", "--select", "rounds=50")
     assert "50 rounds" in caption
 
@@ -152,7 +168,9 @@ def test_latex_compiles(tmp_path):
     ]
     path = write(tmp_path / "results.csv", found)
     text = run_report(FOLDER / "result_tables.py", "--results", path).stdout
-    assert re.findall(r"\\label\{(.*)\}", text) == ["tab:inversion-adaptive"]
+    assert re.findall(r"\\label\{(.*)\}", text) == [
+        *("tab:inversion-adaptive", "tab:inversion-adaptive-2")
+    ]
     programs.compile_latex(tmp_path, text)
 
 

@@ -114,8 +114,9 @@ def latex_table(
         stub = ("", _rules(cells.columns) + stub)
     # The rows' names stand in a column: pandas would give the header of an index its own line.
     texts.insert(0, stub, _row_names(cells.index.map(_escaped), cells.shape[1] + 1))
-    # So nine columns of mean (std) fit on a page.
-    size = "footnotesize" if cells.shape[1] < 8 else "scriptsize"
+    # So eight columns of mean (std), or forty rows in groups, fit on a page.
+    rows, columns = cells.shape
+    size = "footnotesize" if rows < 30 and columns < 8 else "scriptsize"
     small = [{"selector": "par", "props": rf":\smallskip\{size}"}]
     narrow = [{"selector": "setlength", "props": r":{\tabcolsep}{3pt}"}] if wide else []
     return (
