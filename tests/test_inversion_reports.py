@@ -174,7 +174,7 @@ def test_latex_compiles(tmp_path):
     # Every column at its widest.
     for number, run in enumerate(found):
         run |= {"classifier_distance": 0.5, "global_psnr": 9.0 + 5 * (number % 3)}
-        run |= {name: 10.0 + number % 3 for name in ("chance_psnr", "global_chance_psnr")}
+        run |= dict.fromkeys(("chance_psnr", "global_chance_psnr"), 10.0 + number % 3)
     found[0] |= {"status": "diverged"}
     path = write(tmp_path / "results.csv", found)
     text = "".join(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from fl.data.sampling import Cohort, MinibatchSampler
 from fl.simulation import algorithms, checkpoint, dispatch, engine, keeping, pgd, run
@@ -141,6 +142,14 @@ def test_run_that_was_stopped_but_not_recorded_does_not_go_on(tmp_path, monkeypa
     again = run.train(*make(), {"accuracy": lambda _: 0.8}, *asked)
     assert first.stopped == again.stopped == 4
     assert bits(again.state.params) == bits(first.state.params)
+
+
+def test_progress_shows_a_loss_once_it_is_known(monkeypatch):
+    shown = []
+    monkeypatch.setattr(tqdm, "set_postfix", lambda _, figures, **more: shown.append([*figures]))
+    run.train(*make(mapping=LOOP), SCORES, PLAN, label="a run")
+    assert [] in shown, "of the first round it is still being computed"
+    assert shown[-1][0] == "loss"
 
 
 def test_stops_when_the_loss_is_no_number():

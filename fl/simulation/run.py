@@ -1,6 +1,5 @@
 """A run from its first round to its last: evaluation, progress, divergence."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -120,7 +119,7 @@ class _Run:
         self._keeper = Keeper(saved, copies)
         self._state = federation.state
         self._losses = None  # of the latest rounds, perhaps still being computed
-        self._loss = math.nan  # of the latest round known
+        self._loss = None  # of the latest round known
         self.done = 0
         self.history = []
         self.diverged = False
@@ -206,8 +205,8 @@ class _Run:
 
     def figures(self):
         """What the progress bar shows."""
-        scores = self.history[-1].scores if self.history else {}
-        shown = {"loss": self._loss, **scores}
+        shown = {} if self._loss is None else {"loss": self._loss}
+        shown |= self.history[-1].scores if self.history else {}
         return {name: f"{value:.3f}" for name, value in shown.items()}
 
     def outcome(self):
