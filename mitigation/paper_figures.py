@@ -17,18 +17,22 @@ SETTING = {
     **{"alpha": 0.5, "partition": "lda"},
 }
 ROUNDS = 3000  # of which the attack starts after two thirds
+# Departures of the certificate, which training knows nothing of.
+OF_CERTIFICATES = frozenset({"radius", "poison-share", "delta"})
 METRICS = {
     **{
-        column: Compared(Metric(column, "", f"{name} (%)", 100, 1), 0.005)
-        for column, name in (
-            ("final_accuracy", "Accuracy"),
-            ("first_asr", "First attack success"),
-            ("final_asr", "Final attack success"),
-            ("certified_accuracy", "Certified accuracy"),
-            ("certified_asr", "Certified attack success"),
+        column: Compared(Metric(column, "", f"{name} (%)", 100, 1), 0.005, unmoved_by)
+        for column, name, unmoved_by in (
+            ("final_accuracy", "Accuracy", OF_CERTIFICATES),
+            ("first_asr", "First attack success", OF_CERTIFICATES),
+            ("final_asr", "Final attack success", OF_CERTIFICATES),
+            ("certified_accuracy", "Certified accuracy", frozenset()),
+            ("certified_asr", "Certified attack success", frozenset()),
         )
     },
-    "recovery_rounds": Compared(Metric("recovery_rounds", "", "Rounds to recovery", 1, 1), 0.5),
+    "recovery_rounds": Compared(
+        Metric("recovery_rounds", "", "Rounds to recovery", 1, 1), 0.5, OF_CERTIFICATES
+    ),
 }
 
 

@@ -23,7 +23,8 @@ def compared(tmp_path, figures, *runs):
     ]
     path = tmp_path / "paper.csv"
     path.write_text("\n".join(["dataset,model,attack,metric,mean,std", *rows, ""]))
-    metrics = {"accuracy": Compared(Metric("accuracy", "", "Accuracy (%)", 100, 1), floor=0.005)}
+    metric = Metric("accuracy", "", "Accuracy (%)", 100, 1)
+    metrics = {"accuracy": Compared(metric, 0.005, frozenset({"delta"}))}
     how = (
         lambda row: row["attack"],
         lambda frame: frame["clients"] > 1,
@@ -41,6 +42,7 @@ PUBLISHED, SMALL_CLIP = {"variant": "published"}, {"overrides": "clip_norm=0.001
 MOST = SMALL_CLIP | {"variant": "partial", "departures": "delta moments"}
 BUT_RADIUS = MOST | {"overrides": None}
 RADIUS = {"variant": "partial", "departures": "radius"}
+DELTA = {"variant": "partial", "departures": "delta"}  # which moves no accuracy
 
 
 def test_distances_are_in_units_of_both_deviations_and_at_least_the_floor(tmp_path):
@@ -64,6 +66,8 @@ def test_distances_are_in_units_of_both_deviations_and_at_least_the_floor(tmp_pa
         ([(0.5, {}), (0.81, SMALL_CLIP)], EXPLAINED, "clip_norm=0.001"),
         ([(0.5, {}), (0.81, MOST)], EXPLAINED, "as published but radius, clip_norm=0.001"),
         ([(0.5, {}), (0.5, PUBLISHED), (0.5, SMALL_CLIP)], UNEXPLAINED, ""),
+        ([(0.5, {}), (0.81, DELTA)], UNEXPLAINED, ""),
+        ([(0.5, {}), (0.81, DELTA | SMALL_CLIP)], EXPLAINED, "delta, clip_norm=0.001"),
         ([(0.5, SMALL_CLIP)], UNEXPLAINED, ""),
         ([(0.8, {"clients": 1})], NOT_RUN, ""),
         ([(0.8, {"status": "diverged"})], NOT_RUN, ""),

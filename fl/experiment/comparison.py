@@ -31,10 +31,13 @@ class Compared(NamedTuple):
         metric: how tables show it.
         floor: what the two deviations together count as at least, in the units of the column: by it
             figures without a deviation can be compared too.
+        unmoved_by: ids of departures that cannot move it. A run with none but these may differ from
+            the default by its seed or its machine, which explains nothing.
     """
 
     metric: Metric
     floor: float
+    unmoved_by: frozenset[str] = frozenset()
 
 
 class Paper(NamedTuple):
@@ -82,13 +85,13 @@ def compare(frame: pd.DataFrame, paper: Paper) -> pd.DataFrame:
     frame, stand_in = _nearest(comparable(frame, paper), paper)
     published = published.merge(stand_in, on=TASK, how="left")
     parts = []
-    for column, (_, floor) in paper.metrics.items():
+    for column, (_, floor, _) in paper.metrics.items():
         figures = published[published["metric"] == column].reset_index(drop=True)
         for kind in KINDS:
             runs = frame[(frame["variant"] == kind) & frame["overrides"].isna()]
             figures = _beside(figures, runs, column, floor, paper.keys, f"{kind}_")
         others = frame[~frame["variant"].isin(KINDS) | frame["overrides"].notna()]
-        explanations = _explanations(figures, others, column, floor, paper)
+        explanations = _explanations(figures, others, column, paper)
         rows = figures.to_dict("records")
         found = [_verdict(*each) for each in zip(rows, explanations, strict=True)]
         parts.append(figures.assign(verdict=[v for v, _ in found], by=[by for _, by in found]))
@@ -174,11 +177,14 @@ def _beside(figures, runs, column, floor, keys, prefix):
     return joined.assign(**{prefix + "apart": apart})
 
 
-def _explanations(figures, runs, column, floor, paper) -> list[dict[str, float]]:
-    """For each figure, what other runs did -> how far apart they are."""
+def _explanations(figures, runs, column, paper) -> list[dict[str, float]]:
+    """For each figure, what other runs did that may move it -> how far apart they are."""
+    _, floor, unmoved_by = paper.metrics[column]
     found = [{} for _ in range(len(figures))]
     plain = figures[[*paper.keys, "metric", "mean", "std"]]
     for how, same in summary.groups(runs, ["departures", "overrides"]):
+        if pd.isna(how["overrides"]) and unmoved_by.issuperset(how["departures"].split()):
+            continue
         apart = _beside(plain, same, column, floor, paper.keys, "its_")["its_apart"]
         for at, value in apart.dropna().items():
             found[at][_said(how, paper.acting)] = value
