@@ -28,7 +28,7 @@ WATCHED = {
     "local_steps": lambda number: "" if number == 1 else f"{number} steps",
     "protected": lambda name: "" if name == UNPROTECTED else name,
 }
-WHOSE = ["target", "batch_size", "clients"]
+WHOSE = ["clients", "batch_size", "target"]
 MIXED = {True: "Aggregate", False: "One client's own messages"}
 # The same for all of a table.
 SHARED = [name for name in SETTING if name not in (*WHOSE, *WATCHED, *PROTECTION)]
@@ -71,7 +71,7 @@ def _by_clients(setting, rows):
 
 def _by_watched(setting, rows):
     varying = [name for name in WATCHED if rows[name].nunique() > 1]
-    rows = rows.sort_values(["clients", "batch_size", "target", *varying], kind="stable")
+    rows = rows.sort_values([*WHOSE, *varying], kind="stable")
     whom = summary.ordered(of_whom(row) for row in rows.to_dict("records"))
     view = rows.assign(whom=whom, row=_ordered(rows, varying))
     return _table(setting, view, "watched", [name for name in WATCHED if name not in varying])

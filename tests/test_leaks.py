@@ -124,7 +124,7 @@ def test_what_is_watched_and_done_has_rows_in_its_order(tmp_path):
 def test_what_varies_for_some_alone_has_a_table_beside_that_by_clients(tmp_path):
     found = [
         *[*runs(clients=5), *runs(clients=10), *runs(clients=100)],
-        *[*runs(clients=5, window=50), *runs(clients=2, protection="sign")],
+        *[*runs(clients=5, window=50, **OWN), *runs(clients=2, protection="sign")],
     ]
     (caption, by_clients), (_, rows) = tables(write(tmp_path / "results.csv", found))
     assert "round 750, window 100." in caption
@@ -135,6 +135,7 @@ def test_what_varies_for_some_alone_has_a_table_beside_that_by_clients(tmp_path)
         ["Aggregate of 2 clients, batch size 1", "Window 100, Sign"],
         ["Aggregate of 5 clients, batch size 1", "Window 50"],
         ["Aggregate of 5 clients, batch size 1", "Window 100"],
+        ["One of 5 clients, batch size 1", "Window 50"],
     ]
 
 
