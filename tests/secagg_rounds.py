@@ -1,6 +1,7 @@
 """Rounds of secure aggregation for the tests, to be played through or by hand."""
 
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,9 +14,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))  # a folder o
 
 from secagg import graph, runner
 from secagg.client import Client
+from secagg.messages import Survivors
 from secagg.parameters import Parameters
 from secagg.records import ProtocolError
 from secagg.server import Server
+from secagg.statements import of_keys
 
 ROUND = 7
 KEYS = ("encryption_key", "masking_key")
@@ -87,6 +90,20 @@ def altered(data, place=-1):
 
 def refused(sentence):
     return pytest.raises(ProtocolError, match=sentence)
+
+
+def signed_by(client, advertisement):
+    """An advertisement of `Played`'s round, signed with a client's key."""
+    signed = of_keys(setup(5).context, advertisement)
+    return replace(advertisement, signature=signing_keys(5)[client].sign(signed))
+
+
+def without(survivors, *gone):
+    """What a client is told of the survivors, but for some of them."""
+    return Survivors(
+        tuple(n for n in survivors.clients if n not in gone),
+        {n: signature for n, signature in survivors.signatures.items() if n not in gone},
+    )
 
 
 class CheatingServer(Server):
