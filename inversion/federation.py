@@ -171,7 +171,10 @@ def one_more_step(trained: Trained, of: Run) -> tuple[Observation, Truth] | None
     if of.departures.stale_update and trained.work.algorithm.sends == algorithms.UPDATES:
         later = sampler.draw(1, 1).indices[0, :, 0]
         return observe_stale(*seen, later, weights, of.departures.hardened_stale)
-    return observe(*seen, weights)
+    observation, truth = observe(*seen, weights)
+    if of.overrides.scaled_ratio:
+        observation = observation.scaled(trained.work.algorithm.client_rate)
+    return observation, truth
 
 
 def watch_window(trained: Trained, of: Run, watched: Sequence[int]) -> tuple[Window, np.ndarray]:

@@ -29,6 +29,7 @@ def check(options: Options, parser: ArgumentParser) -> None:
     _check_pictures(options, parser)
     _check_windows(options, parser)
     _check_dp(options, parser)
+    _check_scaled_ratio(options, parser)
     _check_participation(options, parser)
     if options.converge is not None and options.converge > 1:
         parser.error("argument --converge: an accuracy is at most 1")
@@ -113,6 +114,16 @@ def _check_dp(options, parser):
         parser.error("argument --dp-epsilon: the published clip bounds no update; give --dp")
     if options.private and set(options.protect) != {NONE}:
         parser.error("argument --protect: not with --dp or --dp-epsilon, which change the moments")
+
+
+def _check_scaled_ratio(options, parser):
+    if not options.scaled_ratio:
+        return
+    for name in options.algorithm:
+        if algorithms.ALGORITHMS[name]().sends != algorithms.MOMENTS:
+            parser.error(f"argument --scaled-ratio: is of SecAdam's ratio, not of {name}")
+    if any(ATTACKS[name].watches for name in options.attack):
+        parser.error("argument --scaled-ratio: is for attacks on a single round")
 
 
 def _check_participation(options, parser):

@@ -79,6 +79,13 @@ class Options(CommonOptions):
         action="store_const",
         const=True,
     )
+    scaled_ratio: bool | None = option(
+        None,
+        "show attacks SecAdam's ratio times the clients' learning rate, as plain Adam's clients "
+        "send it, and do not tell them: a guess at what the paper ran",
+        action="store_const",
+        const=True,
+    )
     hypothesis: str | None = option(
         None,
         "set options as a guess at what the paper ran has them: " + ", ".join(HYPOTHESES),

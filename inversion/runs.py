@@ -30,6 +30,8 @@ class Overrides(runs.Overrides):
         attack_steps: of an attack at most, at least 1.
         attack_clients: the first so many clients are attacked one by one, at least 0.
         shared_noise: True for clients that all add the same noise.
+        scaled_ratio: True for attacks that are shown SecAdam's ratio times the clients' learning
+            rate, and take that for it.
         participation: fraction of the clients in a round, above 0 and below 1; None for all.
     """
 
@@ -40,6 +42,7 @@ class Overrides(runs.Overrides):
     attack_steps: int | None = None
     attack_clients: int | None = None
     shared_noise: bool | None = None
+    scaled_ratio: bool | None = None
     participation: float | None = None
 
 
@@ -108,7 +111,8 @@ class Run:
 
     def training(self) -> "Run":
         """The run without its attack: runs that are equal in this share one training."""
-        overrides = replace(self.overrides, attack_steps=None, attack_clients=None)
+        of_attack = dict.fromkeys(("attack_steps", "attack_clients", "scaled_ratio"))
+        overrides = replace(self.overrides, **of_attack)
         no_attack = {"attack": "", "restarts": 0, "window": None, "attack_round": None}
         return replace(self, **no_attack, overrides=overrides)
 

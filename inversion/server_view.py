@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from fl.data.sampling import Schedule
 from fl.simulation import engine, pgd, processes
@@ -36,6 +37,13 @@ class Observation(NamedTuple):
     params: PyTree
     clients: PyTree
     aggregate: PyTree
+
+    def scaled(self, factor: float) -> "Observation":
+        """What messages show times a factor, the parameters as they are."""
+        return self._replace(
+            clients=optax.tree.scale(factor, self.clients),
+            aggregate=optax.tree.scale(factor, self.aggregate),
+        )
 
 
 class Window(NamedTuple):

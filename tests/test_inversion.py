@@ -1,5 +1,6 @@
 """The inversion experiment as a user runs it, and the observations that it attacks."""
 
+import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +195,8 @@ REFUSED = {
     "--as-published=masks": "choose from stale-update, hardened-stale, dp-clip, moments",
     "--as-published=hardened-stale": "argument --as-published: hardened-stale is a part of",
     "--shared-noise": "argument --shared-noise: is of the noise of --dp",
+    "--scaled-ratio": "argument --scaled-ratio: is of SecAdam's ratio, not of fedavg",
+    "--scaled-ratio -o ours --attack adaptive": "argument --scaled-ratio: is for attacks on a sing",
     "--attack adaptive -o sgd": "for which the exact attack is made",
     "--attack adaptive -o ours --converge": "--converge",
     "--attack adaptive -o ours --attack-round 800": "beyond the 750 rounds",
@@ -244,7 +247,7 @@ def a_run(algorithm, departures=CORRECTED, clip=None, noise=None, **overrides):
 def test_runs_differ_in_training_by_all_but_their_attack():
     one = a_run("fedavg")
     assert one.training() == replace(one, attack="analytic", restarts=5).training()
-    assert one.training() == a_run("fedavg", attack_steps=3).training()
+    assert one.training() == a_run("fedavg", attack_steps=3, scaled_ratio=True).training()
     for other in (replace(one, seed=1), a_run("fedavg", pgd_step=0.1), a_run("adam")):
         assert one.training() != other.training()
 
@@ -335,6 +338,22 @@ def test_each_client_draws_with_a_generator_of_its_own(tmp_path, monkeypatch):
     # Two rounds are over: the next draws the minibatches that are attacked.
     _, truth = federation.one_more_step(trained, run)
     assert np.array_equal(truth.labels, labels[drawn.indices[2, :, 0]])
+
+
+def test_attacks_are_shown_the_ratio_times_the_learning_rate(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "runs", runs)
+    guess = replace(a_run("secadam", scaled_ratio=True), rounds=2)
+    plain = a_run("secadam")
+    trained = federation.train(guess, None, tmp_path / "results.csv")
+    before = copy.deepcopy(trained.sampler)
+    shown, behind = federation.one_more_step(trained, guess)
+    ratio, same = federation.one_more_step(trained._replace(sampler=before), plain)
+    assert np.array_equal(behind.images, same.images)
+    for seen, scaled in ((ratio.clients, shown.clients), (ratio.aggregate, shown.aggregate)):
+        for own, leaf in zip(jax.tree.leaves(seen), jax.tree.leaves(scaled), strict=True):
+            assert np.abs(own).max() > 0.1
+            np.testing.assert_allclose(leaf, 0.001 * own, rtol=1e-6)
+    assert jax.tree.all(jax.tree.map(np.array_equal, ratio.params, shown.params))
 
 
 def test_clients_are_attacked_for_their_minibatch_and_the_aggregate_for_every_class():
