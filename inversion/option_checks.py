@@ -89,11 +89,10 @@ def _check_windows(options, parser):
             "argument --attack: one that watches several rounds has rows alone, no pictures and no "
             "classifier metric"
         )
-    sends = {name: algorithms.ALGORITHMS[name]().sends for name in options.algorithm}
     if set(options.protect) != {NONE}:
-        for name in options.algorithm:
-            if sends[name] != algorithms.MOMENTS:
-                parser.error(f"argument --protect: is for ratios, and {name} sends {sends[name]}")
+        for name, sends in _sends(options).items():
+            if sends != algorithms.MOMENTS:
+                parser.error(f"argument --protect: is for ratios, and {name} sends {sends}")
         if False in watching:
             parser.error("argument --protect: is for attacks that watch several rounds")
 
@@ -109,8 +108,8 @@ def _check_dp(options, parser):
         parser.error("argument --delta: is for --dp and --dp-epsilon")
     if options.delta and options.delta >= 1:
         parser.error("argument --delta: a probability is below 1")
-    sends = {algorithms.ALGORITHMS[name]().sends for name in options.algorithm}
-    if options.dp_epsilon and options.as_published.dp_clip and algorithms.UPDATES in sends:
+    updates = algorithms.UPDATES in _sends(options).values()
+    if options.dp_epsilon and options.as_published.dp_clip and updates:
         parser.error("argument --dp-epsilon: the published clip bounds no update; give --dp")
     if options.private and set(options.protect) != {NONE}:
         parser.error("argument --protect: not with --dp or --dp-epsilon, which change the moments")
@@ -119,8 +118,8 @@ def _check_dp(options, parser):
 def _check_scaled_ratio(options, parser):
     if not options.scaled_ratio:
         return
-    for name in options.algorithm:
-        if algorithms.ALGORITHMS[name]().sends != algorithms.MOMENTS:
+    for name, sends in _sends(options).items():
+        if sends != algorithms.MOMENTS:
             parser.error(f"argument --scaled-ratio: is of SecAdam's ratio, not of {name}")
     if any(ATTACKS[name].watches for name in options.attack):
         parser.error("argument --scaled-ratio: is for attacks on a single round")
@@ -169,6 +168,11 @@ def _check_pictures(options, parser):
         )
     if options.gradcams and {"softmax", "lenet"} & set(options.model):
         parser.error("argument --gradcams: needs a model with convolutions: cnn1 or cnn2")
+
+
+def _sends(options):
+    """What the clients of each algorithm send, by its name."""
+    return {name: algorithms.ALGORITHMS[name]().sends for name in options.algorithm}
 
 
 def _flag(name):

@@ -349,10 +349,10 @@ def test_attacks_are_shown_the_ratio_times_the_learning_rate(tmp_path, monkeypat
     shown, behind = federation.one_more_step(trained, guess)
     ratio, same = federation.one_more_step(trained._replace(sampler=before), plain)
     assert np.array_equal(behind.images, same.images)
-    for seen, scaled in ((ratio.clients, shown.clients), (ratio.aggregate, shown.aggregate)):
-        for own, leaf in zip(jax.tree.leaves(seen), jax.tree.leaves(scaled), strict=True):
-            assert np.abs(own).max() > 0.1
-            np.testing.assert_allclose(leaf, 0.001 * own, rtol=1e-6)
+    leaves = (jax.tree.leaves((seen.clients, seen.aggregate)) for seen in (ratio, shown))
+    for own, leaf in zip(*leaves, strict=True):
+        assert np.abs(own).max() > 0.1
+        np.testing.assert_allclose(leaf, 0.001 * own, rtol=1e-6)
     assert jax.tree.all(jax.tree.map(np.array_equal, ratio.params, shown.params))
 
 
