@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from attacks import ATTACKS
 from options import BATCH_SIZE
-from runs import DEPARTURES
+from runs import ATTACK_OVERRIDES, DEPARTURES
 from settings import SIGMA
 
 from fl.experiment.comparison import Compared, Paper
@@ -17,9 +17,11 @@ KEYS = ["dataset", "model", "algorithm", "attack", "clip", "noise"]
 SETTING = {"rounds": 750, "local_steps": 1, "alpha": 0.5, "partition": "lda", "restarts": 1}
 # Options that the paper has none of.
 ABSENT = ["window", "attack_round", "protection", "converge"]
-# Departures of the attack and its scores, which training knows nothing of.
+# Departures and overrides of the attack and its scores, which training knows nothing of.
 OF_SSIM = frozenset({"ssim-range"})
-OF_ATTACKS = OF_SSIM | {"best-match", "stale-update", "hardened-stale", "one-start", "idlg-scale"}
+OF_ATTACKS = OF_SSIM.union(
+    {"best-match", "stale-update", "hardened-stale", "one-start", "idlg-scale"}, ATTACK_OVERRIDES
+)
 METRICS = {
     "final_accuracy": Compared(
         Metric("final_accuracy", "", "Accuracy (%)", 100, 1), 0.005, OF_ATTACKS

@@ -16,6 +16,8 @@ DEPARTURES = (
     *("stale-update", "hardened-stale", "dp-clip", "moments", "pgd-step", "clipped-loss"),
     *("best-match", "ssim-range", "one-start", "idlg-scale", "last-batch", "converge-every"),
 )
+# Overrides that act on the attack alone: training does not depend on them.
+ATTACK_OVERRIDES = ("attack_steps", "attack_clients", "scaled_ratio")
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,7 @@ class Run:
 
     def training(self) -> "Run":
         """The run without its attack: runs that are equal in this share one training."""
-        of_attack = dict.fromkeys(("attack_steps", "attack_clients", "scaled_ratio"))
-        overrides = replace(self.overrides, **of_attack)
+        overrides = replace(self.overrides, **dict.fromkeys(ATTACK_OVERRIDES))
         no_attack = {"attack": "", "restarts": 0, "window": None, "attack_round": None}
         return replace(self, **no_attack, overrides=overrides)
 

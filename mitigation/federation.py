@@ -15,7 +15,7 @@ import defences
 import numpy as np
 from attacks import ADVERSARY_SHARE
 from poisoning import AdversarialSampler, last_clients
-from runs import Overrides, Run, describe
+from runs import CERTIFICATE_OVERRIDES, Overrides, Run, describe
 
 from fl.data import datasets, partition, sampling
 from fl.experiment.program import PGD_STEP_SHARE, evaluator, initial_params, load
@@ -28,8 +28,6 @@ from fl.simulation.run import train as run_rounds
 RATES = {algorithms.MOMENTS: {"client_rate": 0.01, "server_rate": 0.01}}
 # Of PGD in the published code, in pixel intensity; its box there is `pgd.RADIUS`.
 PUBLISHED_PGD_STEP = 1e-3
-# Overrides that rounds do not depend on.
-OF_CERTIFICATES = ("smoothed_models", "sigma", "error", "bound", "scale_factor")
 # L2 norm to which norm_bounding scales messages down.
 NORM_BOUND = 1.0
 
@@ -121,7 +119,7 @@ def rounds_of(run: Run) -> Run:
     if run.departures.eps_unused and box is not None:
         box = pgd.RADIUS
     binds = box is not None and box < pgd_step(run)
-    overrides = replace(run.overrides, **dict.fromkeys(OF_CERTIFICATES))
+    overrides = replace(run.overrides, **dict.fromkeys(CERTIFICATE_OVERRIDES))
     return replace(run, eps=box if binds else None, delta=None, overrides=overrides)
 
 

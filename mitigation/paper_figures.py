@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from attacks import ATTACKS
 from defences import parts
-from runs import DEPARTURES
+from runs import CERTIFICATE_OVERRIDES, DEPARTURES
 
 from fl.experiment.comparison import Compared, Paper
 from fl.experiment.layout import Metric
@@ -17,8 +17,8 @@ SETTING = {
     **{"alpha": 0.5, "partition": "lda"},
 }
 ROUNDS = 3000  # of which the attack starts after two thirds
-# Departures of the certificate, which training knows nothing of.
-OF_CERTIFICATES = frozenset({"radius", "poison-share", "delta"})
+# Departures and overrides of the certificate, which training knows nothing of.
+OF_CERTIFICATES = frozenset({"radius", "poison-share", "delta", *CERTIFICATE_OVERRIDES})
 METRICS = {
     **{
         column: Compared(Metric(column, "", f"{name} (%)", 100, 1), 0.005, unmoved_by)

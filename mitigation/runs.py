@@ -11,6 +11,8 @@ DEPARTURES = (
     *("frozen-noise", "radius", "eps-unused", "delta", "poison-share", "pgd-step"),
     *("clipped-loss", "last-batch", "shared-poison", "small-adversary", "adversary-pgd"),
 )
+# Overrides that act on certificates alone: rounds do not depend on them.
+CERTIFICATE_OVERRIDES = ("smoothed_models", "sigma", "error", "bound", "scale_factor")
 
 
 @dataclass(frozen=True)

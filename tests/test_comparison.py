@@ -24,7 +24,7 @@ def compared(tmp_path, figures, *runs):
     path = tmp_path / "paper.csv"
     path.write_text("\n".join(["dataset,model,attack,metric,mean,std", *rows, ""]))
     metric = Metric("accuracy", "", "Accuracy (%)", 100, 1)
-    metrics = {"accuracy": Compared(metric, 0.005, frozenset({"delta"}))}
+    metrics = {"accuracy": Compared(metric, 0.005, frozenset({"delta", "sigma"}))}
     how = (
         lambda row: row["attack"],
         lambda frame: frame["clients"] > 1,
@@ -38,11 +38,13 @@ def compared(tmp_path, figures, *runs):
     return comparison.compare(frame, paper).set_index("attack")
 
 
+# Of these, delta and sigma move no accuracy.
 PUBLISHED, SMALL_CLIP = {"variant": "published"}, {"overrides": "clip_norm=0.001"}
 MOST = SMALL_CLIP | {"variant": "partial", "departures": "delta moments"}
 BUT_RADIUS = MOST | {"overrides": None}
 RADIUS = {"variant": "partial", "departures": "radius"}
-DELTA = {"variant": "partial", "departures": "delta"}  # which moves no accuracy
+DELTA = {"variant": "partial", "departures": "delta"}
+SIGMA, BOTH = {"overrides": "sigma=0.1"}, {"overrides": "clip_norm=0.001 sigma=0.1"}
 
 
 def test_distances_are_in_units_of_both_deviations_and_at_least_the_floor(tmp_path):
@@ -68,6 +70,9 @@ def test_distances_are_in_units_of_both_deviations_and_at_least_the_floor(tmp_pa
         ([(0.5, {}), (0.5, PUBLISHED), (0.5, SMALL_CLIP)], UNEXPLAINED, ""),
         ([(0.5, {}), (0.81, DELTA)], UNEXPLAINED, ""),
         ([(0.5, {}), (0.81, DELTA | SMALL_CLIP)], EXPLAINED, "delta, clip_norm=0.001"),
+        ([(0.5, {}), (0.81, SIGMA)], UNEXPLAINED, ""),
+        ([(0.5, {}), (0.81, DELTA | SIGMA)], UNEXPLAINED, ""),
+        ([(0.5, {}), (0.81, BOTH)], EXPLAINED, "clip_norm=0.001 sigma=0.1"),
         ([(0.5, SMALL_CLIP)], UNEXPLAINED, ""),
         ([(0.8, {"clients": 1})], NOT_RUN, ""),
         ([(0.8, {"status": "diverged"})], NOT_RUN, ""),

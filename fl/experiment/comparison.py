@@ -31,8 +31,8 @@ class Compared(NamedTuple):
         metric: how tables show it.
         floor: what the two deviations together count as at least, in the units of the column: by it
             figures without a deviation can be compared too.
-        unmoved_by: ids of departures that cannot move it. A run with none but these may differ from
-            the default by its seed or its machine, which explains nothing.
+        unmoved_by: ids of departures and names of overrides that cannot move it. A run with none
+            but these may differ from the default by its seed or its machine: no explanation.
     """
 
     metric: Metric
@@ -183,12 +183,18 @@ def _explanations(figures, runs, column, paper) -> list[dict[str, float]]:
     found = [{} for _ in range(len(figures))]
     plain = figures[[*paper.keys, "metric", "mean", "std"]]
     for how, same in summary.groups(runs, ["departures", "overrides"]):
-        if pd.isna(how["overrides"]) and unmoved_by.issuperset(how["departures"].split()):
+        if unmoved_by.issuperset(_names(how)):
             continue
         apart = _beside(plain, same, column, floor, paper.keys, "its_")["its_apart"]
         for at, value in apart.dropna().items():
             found[at][_said(how, paper.acting)] = value
     return found
+
+
+def _names(how):
+    """Ids of the departures of runs, and names of their overrides."""
+    texts = ("" if pd.isna(text) else text for text in how.values())
+    return [each.partition("=")[0] for text in texts for each in text.split()]
 
 
 def _said(how, acting):
