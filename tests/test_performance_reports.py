@@ -211,6 +211,9 @@ def test_published_figures_beside_ours(tmp_path):
     published = [row for row in steps if row[1].endswith("paper")]
     assert [row[1] for row in published] == ["1, paper", "2, paper"]
     assert published[1][2:] == [tables.DASH, tables.DASH, "90.0 (10.0)"]
+    arguments = ("--results", path, "--paper", tmp_path / "none.csv")
+    done = run_report(FOLDER / "result_tables.py", *arguments, status=1)
+    assert done.stderr == f"--paper: there is no {tmp_path / 'none.csv'}\n"
 
 
 def test_runs_outside_the_tables_are_mentioned(tmp_path):

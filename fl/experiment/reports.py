@@ -152,7 +152,11 @@ def read_paper(path: Path | None, keys: Sequence[str]) -> pd.DataFrame | None:
         path: of `--paper`.
         keys: the columns that say what was run.
     """
-    return read(path, [*keys, "metric", "mean", "std"]) if path else None
+    if path is None:
+        return None
+    if not path.exists():
+        sys.exit(f"--paper: there is no {path}")
+    return read(path, [*keys, "metric", "mean", "std"])
 
 
 def read_beside(
