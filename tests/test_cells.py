@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from fl.experiment import results
+from fl.experiment.lines import run_lines
 
 ROOT = Path(__file__).parents[1]
 ASKED = "--algorithm fedavg secadam --seed 0 1 --alpha 0.1 0.5 --rounds 4 --model softmax"
@@ -71,6 +72,26 @@ def test_the_script_lists_its_grid_and_runs_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 6 * 3
     assert not (tmp_path / "results.csv").exists()
+
+
+def test_the_script_says_how_much_of_its_grid_is_left_and_runs_nothing(tmp_path):
+    done = script(tmp_path, "--plan")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left: 18 of 18 runs\n", "")
+    assert not (tmp_path / "results.csv").exists()
+
+
+def test_lines_run_in_one_process_also_after_one_that_is_refused(capsys):
+    def main():
+        (word,) = sys.argv[1:]
+        if word == "refused":
+            sys.exit(2)
+        print(sys.argv)
+        return 0
+
+    lines = ["'of two words'\n", "refused\n", "last\n"]
+    assert run_lines(Path("main.py"), main, lines) == 2
+    assert capsys.readouterr().out == "['main.py', 'of two words']\n['main.py', 'last']\n"
+    assert run_lines(Path("main.py"), main, lines[:1]) == 0
 
 
 def test_the_script_submits_an_array_with_a_task_for_each_line(tmp_path):

@@ -14,6 +14,7 @@ EXPERIMENTS = [
 # The package from the bottom up: each module may import those before it, and no others.
 LAYERS = [
     {"fl", "fl.files", "fl.progress", "fl.simulation", "fl.data", "fl.experiment"},
+    {"fl.experiment.lines"},
     {
         *("fl.data.catalogue", "fl.data.partition", "fl.data.generators", "fl.data.augmentation"),
         *("fl.simulation.hardware", "fl.simulation.models", "fl.simulation.algorithms"),

@@ -53,7 +53,9 @@ if $slurm && ! command -v sbatch >/dev/null; then
     echo "--slurm needs sbatch, which is not here: is this a machine of the cluster?" >&2
     exit 1
 fi
-left=$(mktemp) && trap 'rm -f "$left"' EXIT # command lines of cells, where they are listed
+scratch=$(mktemp -d) && trap 'rm -rf "$scratch"' EXIT
+asked=$scratch/asked # arguments of the grid's parts, a line each, with --plan and --list
+left=$scratch/left   # command lines of the cells that are left
 if $fresh && [ -e "$results" ]; then
     aside=${results%.csv}.$(date -u +%Y%m%dT%H%M%SZ)
     mv "$results" "$aside.csv"
@@ -71,11 +73,17 @@ chosen() { [[ " ${*:2} " == *" $1 "* ]]; }
 # run ARGUMENT...: a part of the grid. One that fails does not keep the others from running.
 run() {
     local arguments=(--results "$results" "$@" "${plan[@]}" "${published[@]}" "${rest[@]}")
-    if [ "${plan[*]}" = --list ]; then
-        "$python" main.py "${arguments[@]}" >>"$left" || status=$?
-    else
-        "$python" main.py --skip-done "${arguments[@]}" || status=$?
+    if [ ${#plan[@]} -gt 0 ]; then
+        echo "${arguments[@]@Q}" >>"$asked"
+        return
     fi
+    "$python" main.py --skip-done "${arguments[@]}" || status=$?
+    if [ "$status" -eq 130 ]; then exit 130; fi # interrupted
+}
+
+# survey: what is left of the parts of the grid, all of them in one process.
+survey() {
+    "$python" -m fl.experiment.lines main.py <"$asked" || status=$?
     if [ "$status" -eq 130 ]; then exit 130; fi # interrupted
 }
 
@@ -105,10 +113,14 @@ compare() {
 # report: figures and tables of what is there; ends the script.
 report() {
     local folder
-    if [ "${plan[*]}" = --list ]; then # a cell of two grids counts once
-        awk '!seen[$NF]++' "$left" >"$left.once" && mv "$left.once" "$left"
-        if $slurm; then submit; else cat "$left"; fi
-    fi
+    case ${plan[*]} in
+        --plan) survey ;;
+        --list)
+            survey >"$scratch/every"
+            awk '!seen[$NF]++' "$scratch/every" >"$left" # a cell of two grids counts once
+            if $slurm; then submit; else cat "$left"; fi
+            ;;
+    esac
     if [ ${#plan[@]} -gt 0 ]; then exit "$status"; fi
     if [ -e "$results" ]; then
         folder=$PWD/$(dirname "$results")
