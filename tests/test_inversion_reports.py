@@ -168,6 +168,17 @@ def test_diverged_runs_missing_scores_and_the_classifier(tmp_path):
     assert row["Each client's update Classifier"] == "0.250 (0.000)†"
 
 
+def test_only_marks_that_a_table_has_are_explained(tmp_path):
+    found = runs(["fedavg"], classifier_distance=0.25) + runs(["secadam"])
+    found += [run | {"status": "diverged", "psnr": None} for run in runs(["adam"])]
+    (caption, rows), _ = markdown_tables(write(tmp_path / "results.csv", found))
+    cells = {cell for row in rows[2:] for cell in row}
+    assert {"none", "diverged"} <= cells
+    assert not any(mark in cell for mark in "†‡" for cell in cells)
+    assert "†" not in caption
+    assert "‡" not in caption
+
+
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 def test_latex_compiles(tmp_path):
     found = [*runs(), *runs(attack="cpl"), *private(), *runs(attack="idlg", batch_size=1)]

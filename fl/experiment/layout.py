@@ -163,9 +163,10 @@ def notes(stats: pd.DataFrame, missing: str, published: str) -> Iterator[str]:
         missing: what a run without a value is.
         published: what the published runs were.
     """
-    if stats["diverged"].any():
+    marked = stats[stats["mean"].notna()]  # a cell without any value says so in a word
+    if marked["diverged"].any():
         yield "Each † stands for a run that diverged and is left out of the mean"
-    if stats["missing"].any():
+    if marked["missing"].any():
         yield f"Each ‡ stands for a run {missing}, left out of the mean"
     if (stats["source"] != "").any():
         yield f"Rows marked paper: as published, for {published}"
