@@ -142,6 +142,38 @@ def test_tables_of_the_committed_results_fit_on_a_page(experiment, kind, tmp_pat
     compile_latex(tmp_path, run_report(ROOT / experiment / "result_tables.py", *kind).stdout)
 
 
+@pytest.mark.parametrize(
+    ("experiment", "model"),
+    [
+        ("inversion", "lenet"),
+        ("inversion", "cnn1"),
+        ("mitigation", "lenet"),
+        ("mitigation", "cnn1"),
+    ],
+)
+def test_verdicts_that_are_told_are_those_of_the_committed_results(experiment, model):
+    script = ROOT / experiment / "result_tables.py"
+    said = run_report(script, "--compare", "--model", model).stderr
+    told = tallies((ROOT / "docs" / "fidelity.md").read_text(), experiment, model)
+    for words, number in told.items():
+        assert (f" {number} {words}" in said) if number else (words not in said), (said, told)
+
+
+def tallies(text, experiment, model):
+    """What the rows of an experiment and model add up to, in the words of a tally."""
+    rows = re.findall(
+        rf"^\| {experiment}, {model}\b.*?\|(.*)\|$", text, re.MULTILINE | re.IGNORECASE
+    )
+    assert rows
+    # Figures; agree; explained by departures and by guesses; unexplained; not run.
+    cells = [
+        [int((re.match(r"\d+", cell.strip()) or [0])[0]) for cell in row.split("|")] for row in rows
+    ]
+    every, agree, departures, guesses, unexplained, left = map(sum, zip(*cells, strict=True))
+    words = {"agree": agree, "explained": departures + guesses, "unexplained": unexplained}
+    return {"figures": every, **words, "not run": left}
+
+
 def test_data_sets_are_listed():
     command = [sys.executable, "-m", "fl.data", "list"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
