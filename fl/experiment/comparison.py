@@ -193,19 +193,22 @@ def _explanations(figures, runs, column, paper) -> list[dict[str, float]]:
 
 def _names(how):
     """Ids of the departures of runs, and names of their overrides."""
-    texts = ("" if pd.isna(text) else text for text in how.values())
-    return [each.partition("=")[0] for text in texts for each in text.split()]
+    return [word.partition("=")[0] for text in how.values() for word in _words(text)]
+
+
+def _words(text):
+    """The words of a cell; none of an empty one."""
+    return [] if pd.isna(text) else text.split()
 
 
 def _said(how, acting):
     """What runs do that are neither of `KINDS`: their departures, and what else was given."""
-    given = [] if pd.isna(how["departures"]) else how["departures"].split()
+    given = _words(how["departures"])
     left = [name for name in acting if name not in given]
     said = ", ".join(given)
     if given and len(left) < len(given):
         said = f"{PLAINLY} but {', '.join(left)}" if left else PLAINLY
-    overrides = [] if pd.isna(how["overrides"]) else [how["overrides"]]
-    return ", ".join([*([said] if said else []), *overrides])
+    return ", ".join(filter(None, [said, " ".join(_words(how["overrides"]))]))
 
 
 def _verdict(row, explanations):
